@@ -1,0 +1,192 @@
+"""The default config of a training run, its validation, and its life as JSON in the run directory.
+
+Config files start from `default()`, change what makes them what they are, and lock. A field without a value is a
+placeholder of its type, so that a flag can set it.
+"""
+
+import ast
+import difflib
+import json
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from ddm_embed.errors import UserError
+
+# A resumed run may change these: they say where and how often, not what is computed.
+FREE_FIELDS = (
+    "data.data_dir",
+    "data.resident_gib",
+    "data.threads",
+    "mesh.",
+    "probe.",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.picture_every",
+)
+
+
+def default() -> ConfigDict:
+    """A small self-conditional run on the embedded digits; README's config reference is printed from these comments."""
+    c = ConfigDict()
+    c.name = "default"  # names the work directory when --workdir is not given: runs/NAME
+
+    c.data = data = ConfigDict()
+    data.name = "digits"  # digits, tfds:NAME, folder:PATH or arrays:PATH
+    data.data_dir = placeholder(str)  # where TFDS datasets are prepared; TFDS_DATA_DIR, then TFDS's own default
+    data.image_size = placeholder(int)  # resize a folder's images to this square: shorter side, then centre crop
+    data.test_fraction = 0.2  # share of a labelled dataset without a test split that is kept from training, for the probe
+    data.augment = "none"  # none, flip, crop or crop+flip: views drawn on the device
+    data.crop_padding = placeholder(int)  # pixels of reflection around a crop; an eighth of the height
+    data.resident_gib = 2.0  # a training set up to this many GiB is kept on the devices, a larger one is streamed
+    data.threads = 4  # threads that read and decode images
+
+    c.model = model = ConfigDict()
+    model.variant = "S/4"  # Ti, S, B, L or XL, and the side of a patch in pixels
+    model.width = placeholder(int)  # in place of the variant's width
+    model.depth = placeholder(int)  # in place of the variant's number of denoiser blocks
+    model.encoder_depth = placeholder(int)  # encoder blocks; as many as the denoiser's
+    model.heads = placeholder(int)  # in place of the variant's attention heads
+    model.mlp_ratio = 4.0  # hidden width of a block's MLP over its width
+    model.qk_norm = False  # RMS-normalise queries and keys
+    model.attention = "auto"  # auto, xla or cudnn; auto is cudnn where a GPU computes in bfloat16
+    model.dtype = "auto"  # auto, float32 or bfloat16; auto is bfloat16 on GPU and TPU, float32 on CPU
+
+    c.embedding = embedding = ConfigDict()
+    embedding.input = "x0"  # what the encoder sees: x0 (the image), xt (noised), view (another view, noised), none
+    embedding.dim = 256  # entries of z
+    embedding.sphere = True  # z on the unit sphere
+
+    c.consistency = consistency = ConfigDict()
+    consistency.weight = 0.0  # weight of aligning z_t with the EMA encoder's z_s, s < t; 0 switches it off
+
+    c.diffusion = diffusion = ConfigDict()
+    diffusion.process = "linear"  # betas of the chain: linear or cosine
+    diffusion.steps = 1000  # T, the length of the chain
+    diffusion.prediction = "eps"  # eps, x0 or v
+    diffusion.weight = "simple"  # simple or min_snr
+    diffusion.min_snr_gamma = 5.0  # where min_snr clips the signal-to-noise ratio
+    diffusion.timesteps = "stratified"  # stratified or uniform
+
+    c.optimizer = optimizer = ConfigDict()
+    optimizer.learning_rate = 1e-3  # AdamW's peak, reached after the warm-up
+    optimizer.warmup_steps = 100  # linear from 0; then a cosine down to 0 at train.steps
+    optimizer.weight_decay = 0.0  # on matrices, not on biases and scales
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.99
+    optimizer.clip_norm = 1.0  # global norm of the gradient; 0 switches clipping off
+    optimizer.ema_decay = 0.999  # of the averaged parameters that are probed; ramps up over the first steps
+
+    c.train = train = ConfigDict()
+    train.steps = 1000
+    train.batch_size = 64  # images a step, over all devices
+    train.seed = 0  # of initialisation, data order, noise and views
+    train.log_every = 100  # steps
+    train.checkpoint_every = 1000  # steps; the last step is always saved
+    train.keep_checkpoints = 3  # newest kept
+    train.picture_every = 1000  # steps; 0 draws no pictures
+
+    c.mesh = mesh = ConfigDict()
+    mesh.data = -1  # devices that split the batch; -1: all that fsdp leaves
+    mesh.fsdp = 1  # devices that split the batch and the parameters
+
+    c.probe = probe = ConfigDict()
+    probe.after_training = True  # probe the last checkpoint when training ends
+    return c.lock()
+
+
+def probe_default() -> ConfigDict:
+    """The default config of the probe program."""
+    c = ConfigDict()
+    c.name = "linear"  # results go to W/probe/NAME
+    c.times = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # noise levels to read features at
+    c.strengths = tuple(10.0**k for k in range(-6, 3))  # ridge penalties, relative to the number of training images
+    c.neighbours = 20  # k of the nearest-neighbour head
+    c.temperature = 0.07  # of its votes: exp(cosine / temperature)
+    c.validation_fraction = 0.2  # share of the training images held out to choose layer, t and strength
+    c.seed = 0  # of the held-out split and the noise draws
+    c.noise_draws = 5  # draws of noise over which the test accuracy is averaged
+    c.batch_size = 500  # images a forward pass, over all devices
+    c.resident_images = 60_000  # most training images to probe; a larger set is sampled down to this many
+    return c.lock()
+
+
+def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
+    """A config file's argument, "key=value,key=value", over the defaults that name its keys and types.
+
+    Raises:
+      UserError: an unknown key, a value of another type, or no "=".
+    """
+    values = dict(defaults)
+    for part in filter(None, arg.split(",")):
+        key, equals, text = part.partition("=")
+        if not equals or key not in defaults:
+            raise UserError(f"config argument {part!r}: expected key=value with key one of {', '.join(defaults)}")
+        if isinstance(defaults[key], str):
+            values[key] = text
+            continue
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        wanted = type(defaults[key])
+        if wanted is float and type(value) is int:
+            value = float(value)
+        if type(value) is not wanted:
+            raise UserError(f"config argument {part!r}: {key} takes a value of type {wanted.__name__}")
+        values[key] = value
+    return values
+
+
+def flatten(config: ConfigDict | dict, prefix: str = "") -> dict[str, Any]:
+    """{"train.steps": 1000, ...}; tuples as lists, as JSON returns them."""
+    flat = {}
+    items = config.items(preserve_field_references=False) if isinstance(config, ConfigDict) else config.items()
+    for key, value in items:
+        if isinstance(value, (ConfigDict, dict)):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def check_field(name: str, default_config: ConfigDict) -> None:
+    """Raises UserError unless the config has a field of this dotted name, offering the nearest that it has."""
+    fields = flatten(default_config)
+    if name not in fields:
+        near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+        hint = f"; did you mean config.{near[0]}?" if near else f"; fields: {', '.join(fields)}"
+        raise UserError(f"config.{name}: no such field{hint}")
+
+
+def to_json(config: ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text: str, into: ConfigDict) -> ConfigDict:
+    """The config that `to_json` wrote, with the types of `into`, a default config.
+
+    Raises:
+      UserError: the text is not JSON, or it has fields that this version does not know.
+    """
+    try:
+        saved = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"config.json is not JSON ({error}); restore it or use another --workdir") from error
+    for name, value in flatten(saved).items():
+        check_field(name, into)
+        if value is not None:
+            into.update_from_flattened_dict({name: tuple(value) if isinstance(value, list) else value})
+    return into
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """The fields, other than `FREE_FIELDS`, in which a run directory's config and the one asked for differ."""
+    a, b = flatten(old), flatten(new)
+    return [
+        f"{name} was {a.get(name)!r}, is {b.get(name)!r}"
+        for name in sorted(a.keys() | b.keys())
+        if a.get(name) != b.get(name) and not name.startswith(FREE_FIELDS)
+    ]

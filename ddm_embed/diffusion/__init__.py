@@ -1,0 +1,1 @@
+"""Diffusion mathematics: knows no network, no config and no device mesh."""

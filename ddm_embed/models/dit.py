@@ -1,0 +1,56 @@
+"""The denoiser: a Diffusion Transformer told the noise level and an embedding of the image."""
+
+import math
+
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from ddm_embed.models.layers import Tokens, Trunk, modulate, modulation
+
+Image = Float[Array, "batch height width channel"]
+
+
+class Denoiser(Trunk):
+    """Diffusion Transformer (Peebles & Xie 2023, arXiv 2212.09748) with z in the place of the class label.
+
+    Attributes:
+      code_scale: what z is multiplied by on entry, so that its entries have variance about one.
+      (and those of `Trunk`)
+    """
+
+    code_scale: float = 1.0
+
+    @nn.compact
+    def __call__(
+        self, xt: Image, t: Float[Array, " batch"], z: Float[Array, "batch dim"] | None
+    ) -> tuple[Image, tuple[Tokens, ...]]:
+        """The prediction, float32 [batch, height, width, channel], and the tokens that each block puts out.
+
+        Args:
+          xt: noised images [batch, height, width, channel]; patch divides height and width.
+          t: noise levels in [0, 1], [batch].
+          z: embeddings [batch, dim], or None for a denoiser that is told nothing of the image.
+        """
+        condition = self.time(t)
+        if z is not None:
+            told = nn.Dense(self.width, dtype=self.dtype, name="code_in")(z * self.code_scale)
+            condition = condition + nn.Dense(self.width, dtype=self.dtype, name="code_out")(nn.silu(told))
+        x = self.tokens(xt)
+        features = []
+        for layer in range(self.depth):
+            x = self.block(layer)(x, condition)
+            features.append(x)
+        shift, scale = modulation(2, self.width, self.dtype)(condition)
+        x = modulate(x, shift, scale, self.dtype)
+        size = self.patch**2 * xt.shape[-1]
+        x = nn.Dense(size, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="pixels")(x)
+        rows = xt.shape[1] // self.patch
+        image = rearrange(x, "b (h w) (p q c) -> b (h p) (w q) c", h=rows, p=self.patch, q=self.patch)
+        return image.astype(jnp.float32), tuple(features)
+
+
+def code_scale(dim: int, sphere: bool) -> float:
+    """A unit vector of `dim` entries has entries of variance 1 / dim; a code off the sphere is left as it is."""
+    return math.sqrt(dim) if sphere else 1.0

@@ -1,0 +1,1 @@
+"""The device mesh, and where each parameter and batch lies on it."""

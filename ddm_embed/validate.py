@@ -1,0 +1,187 @@
+"""Refuses a config that cannot run, before any device work, naming the field, its value and the mend."""
+
+from ml_collections import ConfigDict
+
+from ddm_embed.data.augment import AUGMENTATIONS
+from ddm_embed.diffusion.objective import INPUTS, TIMESTEPS, WEIGHTS
+from ddm_embed.diffusion.prediction import PREDICTIONS
+from ddm_embed.diffusion.process import PROCESSES
+from ddm_embed.errors import UserError
+from ddm_embed.models.build import VARIANTS, parse_variant
+
+CHOICES = {
+    "model.attention": ("auto", "xla", "cudnn"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
+    "data.augment": AUGMENTATIONS,
+    "embedding.input": INPUTS,
+    "diffusion.process": tuple(PROCESSES),
+    "diffusion.prediction": PREDICTIONS,
+    "diffusion.weight": WEIGHTS,
+    "diffusion.timesteps": TIMESTEPS,
+}
+
+# field: (least, most), both allowed; None for no bound
+RANGES = {
+    "data.image_size": (1, None),
+    "data.test_fraction": (0.0, 0.9),
+    "data.crop_padding": (1, None),
+    "data.resident_gib": (0.0, None),
+    "data.threads": (1, None),
+    "model.width": (4, None),
+    "model.depth": (1, None),
+    "model.encoder_depth": (1, None),
+    "model.heads": (1, None),
+    "model.mlp_ratio": (0.1, None),
+    "embedding.dim": (1, None),
+    "consistency.weight": (0.0, None),
+    "diffusion.steps": (2, None),
+    "diffusion.min_snr_gamma": (1e-6, None),
+    "optimizer.learning_rate": (0.0, None),
+    "optimizer.warmup_steps": (0, None),
+    "optimizer.weight_decay": (0.0, None),
+    "optimizer.b1": (0.0, 0.99999),
+    "optimizer.b2": (0.0, 0.99999999),
+    "optimizer.clip_norm": (0.0, None),
+    "optimizer.ema_decay": (0.0, 0.99999999),
+    "train.steps": (1, 2**31 - 2),
+    "train.batch_size": (1, None),
+    "train.seed": (0, 2**31 - 1),
+    "train.log_every": (1, None),
+    "train.checkpoint_every": (1, None),
+    "train.keep_checkpoints": (1, None),
+    "train.picture_every": (0, None),
+    "mesh.data": (-1, None),
+    "mesh.fsdp": (1, None),
+}
+
+PROBE_RANGES = {
+    "neighbours": (1, None),
+    "temperature": (1e-4, None),
+    "validation_fraction": (0.01, 0.9),
+    "seed": (0, 2**31 - 1),
+    "noise_draws": (1, None),
+    "batch_size": (1, None),
+    "resident_images": (10, None),
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks all that can be known from the config alone.
+
+    Raises:
+      UserError: naming the first field that is wrong.
+    """
+    _check_choices(config)
+    _check_ranges(config, RANGES)
+    try:
+        parse_variant(config.model.variant)
+    except ValueError as error:
+        raise UserError(f"config.model.variant={config.model.variant!r} {error}") from error
+    width, heads = resolved_width(config), resolved_heads(config)
+    if width % 4 or width % heads:
+        raise UserError(
+            f"config.model.width={width} must divide by 4 (sine-cosine positions) and by config.model.heads={heads}"
+        )
+    if config.embedding.input == "none" and config.consistency.weight > 0:
+        raise UserError(
+            f"config.consistency.weight={config.consistency.weight} needs an encoder; set it to 0, "
+            "or config.embedding.input to x0, xt or view"
+        )
+    if config.embedding.input == "view" and config.data.augment == "none":
+        raise UserError("config.embedding.input='view' needs views; set config.data.augment to flip, crop or crop+flip")
+    if config.optimizer.warmup_steps >= config.train.steps:
+        raise UserError(
+            f"config.optimizer.warmup_steps={config.optimizer.warmup_steps} leaves nothing of "
+            f"config.train.steps={config.train.steps}; make it smaller"
+        )
+
+
+def validate_against(config: ConfigDict, image_shape: tuple[int, int, int], devices: int) -> None:
+    """Checks the config against the images, [height, width, channel], and the number of devices.
+
+    Raises:
+      UserError: naming the first field that is wrong.
+    """
+    height, width, _ = image_shape
+    _, patch = parse_variant(config.model.variant)
+    if height % patch or width % patch:
+        common = [p for p in range(1, min(height, width) + 1) if height % p == 0 and width % p == 0]
+        raise UserError(
+            f"config.model.variant={config.model.variant!r}: patch {patch} does not divide images of {height}x{width}; "
+            f"use a patch of {', '.join(map(str, common))}"
+        )
+    padding = config.data.crop_padding
+    if "crop" in config.data.augment and padding is not None and padding >= min(height, width):
+        raise UserError(f"config.data.crop_padding={padding} must be less than the image's side, {min(height, width)}")
+    data, fsdp = mesh_shape(config, devices)
+    if config.train.batch_size % (data * fsdp):
+        raise UserError(
+            f"config.train.batch_size={config.train.batch_size} does not divide over {data * fsdp} devices "
+            f"(mesh.data={data} x mesh.fsdp={fsdp}); use a multiple of {data * fsdp}"
+        )
+    if resolved_width(config) % fsdp:
+        raise UserError(f"config.mesh.fsdp={fsdp} does not divide the model's width {resolved_width(config)}")
+
+
+def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
+    """(data, fsdp), their product the number of devices.
+
+    Raises:
+      UserError: they do not multiply to it.
+    """
+    data, fsdp = config.mesh.data, config.mesh.fsdp
+    if data == -1 and devices % fsdp == 0:
+        data = devices // fsdp
+    if data < 1 or data * fsdp != devices:
+        raise UserError(
+            f"config.mesh.data={config.mesh.data} x config.mesh.fsdp={fsdp} does not make {devices} devices; "
+            "set mesh.data to -1 and mesh.fsdp to a divisor"
+        )
+    return data, fsdp
+
+
+def resolved_width(config: ConfigDict) -> int:
+    return config.model.width or VARIANTS[parse_variant(config.model.variant)[0]][0]
+
+
+def resolved_heads(config: ConfigDict) -> int:
+    return config.model.heads or VARIANTS[parse_variant(config.model.variant)[0]][2]
+
+
+def validate_probe(config: ConfigDict) -> None:
+    """Checks the probe's config.
+
+    Raises:
+      UserError: naming the first field that is wrong.
+    """
+    _check_ranges(config, PROBE_RANGES)
+    if not config.times or not all(0 <= t <= 1 for t in config.times):
+        raise UserError(f"config.times={config.times}: expected noise levels between 0 and 1")
+    if not config.strengths or not all(s > 0 for s in config.strengths):
+        raise UserError(f"config.strengths={config.strengths}: expected ridge penalties above 0")
+    if not config.name or "/" in config.name:
+        raise UserError(f"config.name={config.name!r}: expected the name of a folder")
+
+
+def _field(config: ConfigDict, name: str):
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def _check_choices(config: ConfigDict) -> None:
+    for name, choices in CHOICES.items():
+        value = _field(config, name)
+        if value not in choices:
+            raise UserError(f"config.{name}={value!r}; use one of {', '.join(choices)}")
+
+
+def _check_ranges(config: ConfigDict, ranges: dict) -> None:
+    for name, (least, most) in ranges.items():
+        value = _field(config, name)
+        if value is None:
+            continue
+        low, high = least is not None and value < least, most is not None and value > most
+        if low or high or value != value:
+            bound = f"at least {least}" if most is None else f"between {least} and {most}"
+            raise UserError(f"config.{name}={value}; expected {bound}")

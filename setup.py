@@ -1,0 +1,48 @@
+"""Package metadata; `pip install -e .` installs what a CPU needs, the extras what an accelerator or the tests need."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "ddm_embed" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="ddm_embed",
+    version=version,
+    description="Image embeddings at every noise level, by self-conditional diffusion learning in JAX",
+    long_description=(here / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["ddm_embed", "ddm_embed.*"]),
+    python_requires=">=3.11,<3.13",
+    install_requires=[
+        "absl-py>=2.1,<3",
+        "clu>=0.0.12,<0.1",
+        "einops>=0.8,<0.9",
+        "flax>=0.12,<0.13",
+        "jax>=0.10,<0.12",
+        "jaxtyping>=0.3,<0.4",
+        "matplotlib>=3.9,<4",
+        "ml-collections>=1.1,<2",
+        "numpy>=2.0,<3",
+        "optax>=0.2.5,<0.3",
+        "orbax-checkpoint>=0.11.20,<0.13",
+        "pillow>=11",
+        "scikit-learn>=1.5,<2",
+        "tensorboardX>=2.6,<3",
+        "tensorflow-datasets>=4.9.9,<5",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "cuda": ["jax[cuda13]>=0.10,<0.12"],
+        "test": ["pytest>=8,<10"],
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+    ],
+)
