@@ -1,0 +1,135 @@
+"""Images in a folder: one class per sub-folder, or none; `train` and `test` sub-folders where the user has split them."""
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+
+from ddm_embed.data.source import Source, Split
+from ddm_embed.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FolderImages:
+    """Decodes files on demand to uint8 [batch, height, width, channel].
+
+    Attributes:
+      files: in order. shape: (number, height, width, channel).
+      resize: whether to bring images to (height, width): shorter side, then centre crop.
+    """
+
+    files: tuple[Path, ...]
+    shape: tuple[int, int, int, int]
+    resize: bool
+
+    def __getitem__(self, positions: np.ndarray) -> UInt8[np.ndarray, "batch height width channel"]:
+        return np.stack([decode(self.files[i], self.shape[1:], self.resize) for i in positions])
+
+
+def open_folder(path: Path, image_size: int | None, threads: int) -> Source:
+    """Finds the images below `path` and reads their headers.
+
+    Args:
+      path: holds images; or one sub-folder a class; or `train` and (where there is one) `test`, each of those.
+      image_size: side to resize to; None where all images already have one size.
+
+    Raises:
+      UserError: no folder, no images, images of several sizes without `image_size`, or a file that is no image.
+    """
+    if not path.is_dir():
+        raise UserError(f"config.data.name='folder:{path}': no such folder")
+    halves = (path / "train", path / "test") if (path / "train").is_dir() else (path, None)
+    train_files, train_labels, classes = _list(halves[0])
+    test_files, test_labels, test_classes = _list(halves[1]) if halves[1] and halves[1].is_dir() else ((), None, None)
+    if test_files and (classes or ()) != (test_classes or ()):
+        raise UserError(f"{path}: train has the classes {classes}, test {test_classes}; expected the same sub-folders")
+    size, channels = _common_shape(train_files + test_files, image_size, threads)
+
+    def split(files: tuple[Path, ...], labels: np.ndarray | None) -> Split:
+        shape = (len(files), *size, channels)
+        return Split(FolderImages(files, shape, image_size is not None), None if labels is None else lambda: labels)
+
+    test = split(test_files, test_labels) if test_files else None
+    return Source(f"folder:{path}", split(train_files, train_labels), test, classes)
+
+
+def decode(file: Path, shape: tuple[int, int, int], resize: bool) -> UInt8[np.ndarray, "height width channel"]:
+    """One image as uint8; 16-bit grey is brought to 8 bits, an alpha channel dropped.
+
+    Raises:
+      UserError: the file cannot be decoded; names it.
+    """
+    height, width, channels = shape
+    try:
+        with Image.open(file) as image:
+            if image.mode.startswith("I"):
+                image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+            image = image.convert("L" if channels == 1 else "RGB")
+            if resize:
+                image = _resize(image, width, height)
+            pixels = np.asarray(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{file}: not a readable image ({error}); mend or remove it") from error
+    return pixels.reshape(height, width, channels)
+
+
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    scale = max(width / image.width, height / image.height)
+    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _list(folder: Path) -> tuple[tuple[Path, ...], np.ndarray | None, tuple[str, ...] | None]:
+    """(files, labels, classes): sorted, so that positions do not depend on the file system."""
+
+    def images(below: Path, pattern: str) -> list[Path]:
+        return sorted(f for f in below.glob(pattern) if f.suffix.lower() in SUFFIXES and f.is_file())
+
+    here = images(folder, "*")
+    by_class = {d.name: images(d, "**/*") for d in sorted(folder.iterdir()) if d.is_dir()}
+    by_class = {name: files for name, files in by_class.items() if files}
+    if here and by_class:
+        raise UserError(
+            f"{folder}: holds images ({here[0].name}) and folders of images ({next(iter(by_class))}); "
+            "expected one or the other"
+        )
+    if here:
+        return tuple(here), None, None
+    if not by_class:
+        raise UserError(f"{folder}: holds no images ({', '.join(SUFFIXES)})")
+    files = [f for group in by_class.values() for f in group]
+    labels = np.repeat(np.arange(len(by_class), dtype=np.int32), [len(group) for group in by_class.values()])
+    return tuple(files), labels, tuple(by_class)
+
+
+def _common_shape(files: tuple[Path, ...], image_size: int | None, threads: int) -> tuple[tuple[int, int], int]:
+    """((height, width), channels) that serve all files: three channels if any image has colour."""
+
+    def header(file: Path) -> tuple[tuple[int, int], bool]:
+        try:
+            with Image.open(file) as image:
+                return (image.height, image.width), image.mode in GREY_MODES
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(f"{file}: not a readable image ({error}); mend or remove it") from error
+
+    with ThreadPoolExecutor(threads) as pool:
+        headers = list(pool.map(header, files))
+    channels = 1 if all(grey for _, grey in headers) else 3
+    if image_size is not None:
+        return (image_size, image_size), channels
+    first = headers[0][0]
+    for file, (size, _) in zip(files, headers, strict=True):
+        if size != first:
+            raise UserError(
+                f"{file}: {size[0]}x{size[1]} pixels, but {files[0]} has {first[0]}x{first[1]}; "
+                "set config.data.image_size to resize all"
+            )
+    return first, channels

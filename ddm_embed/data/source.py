@@ -1,0 +1,223 @@
+"""Where images come from: digits, tfds:NAME, folder:PATH, arrays:PATH.
+
+A source yields two splits, each with images and, kept apart from them, labels. Training is handed images alone.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from ml_collections import ConfigDict
+
+from ddm_embed.errors import UserError
+
+HOLD_OUT_SEED = 0  # of the test split drawn from a dataset without one: part of the dataset, not of a run
+
+
+class Images(Protocol):
+    """uint8 images of one shape, read by position; a NumPy array or memory map of the right shape is one."""
+
+    shape: tuple[int, int, int, int]  # (number, height, width, channel)
+
+    def __getitem__(self, positions: np.ndarray) -> UInt8[np.ndarray, "batch height width channel"]: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Images and a function that reads their labels, int32 [number]; None where there are none."""
+
+    images: Images
+    read_labels: Callable[[], Int[np.ndarray, " number"]] | None
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """A dataset: its name, its splits (test may be missing) and the names of its classes, where it has any."""
+
+    name: str
+    train: Split
+    test: Split | None
+    classes: tuple[str, ...] | None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return tuple(self.train.images.shape[1:])
+
+
+def open_source(config: ConfigDict) -> Source:
+    """Opens the dataset that `config.data` names, reading no more than it must to know the shapes.
+
+    Raises:
+      UserError: it is not there, or it cannot be read; the message says how to mend it.
+    """
+    kind, _, rest = config.data.name.partition(":")
+    if config.data.name == "digits":
+        source = _digits()
+    elif kind == "tfds" and rest:
+        source = _tfds(rest, config.data.data_dir, config.data.threads)
+    elif kind == "folder" and rest:
+        from ddm_embed.data import folder  # imports the decoder, which other sources do without
+
+        source = folder.open_folder(Path(rest), config.data.image_size, config.data.threads)
+    elif kind == "arrays" and rest:
+        source = _arrays(Path(rest))
+    else:
+        raise UserError(
+            f"config.data.name={config.data.name!r}; use digits, tfds:NAME, folder:PATH or arrays:PATH"
+        )
+    if source.test is None and source.train.read_labels is not None and config.data.test_fraction > 0:
+        source = _hold_out_test(source, config.data.test_fraction)
+    return source
+
+
+def read_all(images: Images, threads: int, chunk: int = 1024) -> UInt8[np.ndarray, "number height width channel"]:
+    """All images, in order, in memory; a source that decodes is read by several threads."""
+    if isinstance(images, np.ndarray):
+        return np.ascontiguousarray(images)
+    starts = range(0, images.shape[0], chunk)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = pool.map(lambda a: images[np.arange(a, min(a + chunk, images.shape[0]))], starts)
+        return np.concatenate(list(parts))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Subset:
+    """Some images of another `Images`, in the order of `positions`."""
+
+    images: Images
+    positions: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self.positions), *self.images.shape[1:])
+
+    def __getitem__(self, positions: np.ndarray) -> UInt8[np.ndarray, "batch height width channel"]:
+        return self.images[self.positions[positions]]
+
+
+def subset(split: Split, positions: np.ndarray) -> Split:
+    """The images at these positions, with their labels."""
+    labels = split.read_labels
+    return Split(Subset(split.images, positions), None if labels is None else lambda: labels()[positions])
+
+
+def _hold_out_test(source: Source, fraction: float) -> Source:
+    number = len(source.train)
+    held = round(number * fraction)
+    if not 0 < held < number:
+        return source
+    order = np.random.default_rng(HOLD_OUT_SEED).permutation(number)
+    return dataclasses.replace(
+        source, train=subset(source.train, np.sort(order[held:])), test=subset(source.train, np.sort(order[:held]))
+    )
+
+
+def _digits() -> Source:
+    """scikit-learn's 1,797 digits of 8x8 pixels in 17 grey levels: 1,297 train, 500 test, shuffled once by seed 0."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = digits.target.astype(np.int32)
+    order = np.random.RandomState(0).permutation(len(images))
+    splits = [Split(images[p], lambda p=p: labels[p]) for p in (order[:1297], order[1297:])]
+    return Source("digits", *splits, classes=tuple("0123456789"))
+
+
+def _arrays(path: Path) -> Source:
+    """train_images.npy, uint8 [number, height, width(, channel)], and, where they exist, train_labels.npy, int
+    [number], test_images.npy and test_labels.npy; memory-mapped."""
+
+    def load(name: str) -> np.ndarray | None:
+        file = path / f"{name}.npy"
+        if not file.exists():
+            return None
+        try:
+            return np.load(file, mmap_mode="r")
+        except (ValueError, OSError, EOFError) as error:
+            raise UserError(f"{file}: not a readable .npy array ({error})") from error
+
+    def split(name: str) -> Split | None:
+        images, labels = load(f"{name}_images"), load(f"{name}_labels")
+        if images is None:
+            return None
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
+            raise UserError(
+                f"{path}/{name}_images.npy: {images.dtype} {list(images.shape)}; "
+                "expected uint8 [number, height, width, channel] or [number, height, width]"
+            )
+        images = images if images.ndim == 4 else images[..., None]
+        if labels is None:
+            return Split(images, None)
+        if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0:
+            raise UserError(
+                f"{path}/{name}_labels.npy: {labels.dtype} {list(labels.shape)}; "
+                f"expected class numbers from 0, int [{len(images)}]"
+            )
+        return Split(images, lambda: np.asarray(labels, np.int32))
+
+    train, test = split("train"), split("test")
+    if train is None:
+        raise UserError(f"{path}/train_images.npy: no such file; arrays:PATH needs it (uint8, [number, h, w, channel])")
+    if test is not None and test.images.shape[1:] != train.images.shape[1:]:
+        raise UserError(
+            f"{path}: test images of {list(test.images.shape[1:])}, train images of {list(train.images.shape[1:])}"
+        )
+    return Source(f"arrays:{path}", train, test, classes=None)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _TfdsImages:
+    records: Sequence
+    shape: tuple[int, int, int, int]
+
+    def __getitem__(self, positions: np.ndarray) -> UInt8[np.ndarray, "batch height width channel"]:
+        return np.stack([record["image"] for record in self.records.__getitems__(positions.tolist())])
+
+
+def _tfds(name: str, data_dir: str | None, threads: int) -> Source:
+    """A TFDS dataset prepared as array_record, which is read without TensorFlow."""
+    import tensorflow_datasets as tfds  # half a second, and only this source needs it
+
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
+    place = data_dir or "~/tensorflow_datasets"
+    prepare = (
+        "prepare it once, where TensorFlow is installed, with: python -c \"import tensorflow_datasets as tfds; "
+        f"tfds.builder('{name}', data_dir='{place}', file_format='array_record').download_and_prepare()\""
+    )
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError as error:
+        raise UserError(f"config.data.name='tfds:{name}': TFDS knows no dataset {name}") from error
+    if "train" not in builder.info.splits:
+        raise UserError(f"config.data.name='tfds:{name}': not prepared in {place}; {prepare}")
+    features = builder.info.features
+    if "image" not in features or None in (features["image"].shape or (None,)):
+        raise UserError(f"config.data.name='tfds:{name}': expected a feature 'image' of one fixed shape")
+    labelled = "label" in features
+
+    def split(part: str) -> Split:
+        try:
+            records = builder.as_data_source(split=part, decoders=tfds.decode.PartialDecoding({"image": True}))
+        except (NotImplementedError, FileNotFoundError) as error:
+            raise UserError(f"config.data.name='tfds:{name}': no array_record files in {place}; {prepare}") from error
+        return Split(_TfdsImages(records, (len(records), *features["image"].shape)), labels(part) if labelled else None)
+
+    def labels(part: str) -> Callable[[], np.ndarray]:
+        def read() -> np.ndarray:
+            records = builder.as_data_source(split=part, decoders=tfds.decode.PartialDecoding({"label": True}))
+            return np.array([record["label"] for record in records.__getitems__(range(len(records)))], np.int32)
+
+        return read
+
+    test = split("test") if "test" in builder.info.splits else None
+    names = tuple(features["label"].names) if labelled else None
+    return Source(f"tfds:{name}", split("train"), test, names)

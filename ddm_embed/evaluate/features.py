@@ -1,0 +1,73 @@
+"""Frozen features of images at a noise level: z, the pooled tokens of every encoder layer and of every denoiser block."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, UInt8
+
+from ddm_embed.data.augment import to_float
+from ddm_embed.diffusion import prediction as prediction_lib
+from ddm_embed.diffusion.process import DiscreteChain
+from ddm_embed.models.build import Models
+from ddm_embed.parallel.mesh import BATCH_AXES
+
+Features = dict[str, Float[Array, "number dim"]]
+
+
+def make_extract(
+    models: Models, process: DiscreteChain, encoder_input: str, mesh: Mesh, batch_size: int
+) -> Callable[[Any, UInt8[np.ndarray, "number height width channel"], float, int], Features]:
+    """A function (params, images, t, draw) -> features of all images, float32 [number, dim] under each name.
+
+    Names are `z`, `encoder_1` ... `encoder_L`, `denoiser_1` ... `denoiser_L`, counted from the input. The noise of an
+    image depends on `draw` and on its position, not on the batch size or the number of devices; it is the same at
+    every t. The encoder sees what it saw in training; for `view`, the noised image itself.
+
+    Args:
+      models: the run's modules.
+      process: its forward process.
+      encoder_input: its `embedding.input`.
+      mesh: batches are split over it.
+      batch_size: images a pass; a multiple of the mesh's size.
+    """
+
+    def extract(params, image, position, t, draw):
+        x0 = to_float(image)  # (B, H, W, C)
+        key = jax.random.fold_in(jax.random.key(0), draw)
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(position)
+        eps = jax.vmap(lambda k: jax.random.normal(k, x0.shape[1:]))(keys)
+        level = jnp.full(len(x0), t)
+        xt = prediction_lib.noised(x0, eps, *process.marginal(level))
+        features, z = {}, None
+        if models.encoder is not None:
+            seen = x0 if encoder_input == "x0" else xt
+            z, tokens = models.encoder.apply({"params": params["encoder"]}, seen, level)
+            features["z"] = z
+            features |= {f"encoder_{i}": pool(layer) for i, layer in enumerate(tokens, 1)}
+        _, tokens = models.denoiser.apply({"params": params["denoiser"]}, xt, level, z)
+        return features | {f"denoiser_{i}": pool(layer) for i, layer in enumerate(tokens, 1)}
+
+    split, whole = NamedSharding(mesh, P(BATCH_AXES)), NamedSharding(mesh, P())
+    compiled = jax.jit(extract, in_shardings=(whole, split, split, whole, whole), out_shardings=split)
+
+    def extract_all(params, images, t, draw) -> Features:
+        parts = []
+        for start in range(0, len(images), batch_size):
+            chunk = images[start : start + batch_size]
+            position = np.arange(start, start + batch_size, dtype=np.int32)
+            full = np.pad(chunk, ((0, batch_size - len(chunk)), (0, 0), (0, 0), (0, 0)))
+            part = compiled(params, full, position, np.float32(t), np.int32(draw))
+            parts.append(jax.tree.map(lambda a, n=len(chunk): a[:n], part))
+        return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
+
+    return extract_all
+
+
+def pool(tokens: Float[Array, "batch token dim"]) -> Float[Array, "batch dim"]:
+    """The mean over tokens, in float32."""
+    return jnp.mean(tokens.astype(jnp.float32), axis=1)

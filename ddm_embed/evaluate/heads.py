@@ -1,0 +1,101 @@
+"""Classifiers on frozen features: ridge regression in closed form, and nearest neighbours."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+Matrix = Float[Array, "number dim"]
+Labels = Int[Array, " number"]
+
+
+@jax.jit
+def standardise(fit: Matrix, *others: Matrix) -> tuple[Matrix, ...]:
+    """Each array less the mean and over the standard deviation of the first; constant columns become 0."""
+    mean, deviation = jnp.mean(fit, axis=0), jnp.std(fit, axis=0)
+    scale = jnp.where(deviation > 1e-6 * jnp.max(deviation), 1 / jnp.maximum(deviation, 1e-30), 0.0)
+    return tuple((array - mean) * scale for array in (fit, *others))
+
+
+@partial(jax.jit, static_argnames="classes")
+def ridge(
+    features: Matrix, labels: Labels, strengths: Float[Array, " strength"], classes: int
+) -> tuple[Float[Array, "strength dim class"], Float[Array, "strength class"]]:
+    """Ridge regression onto one-hot labels, with an unpenalised intercept, for every strength at once.
+
+    Minimises |y - x w - b|^2 + strength * number * |w|^2: scikit-learn's `Ridge(alpha=strength * number)`. One
+    eigendecomposition of the covariance serves all strengths (Hastie et al. 2009, "The Elements of Statistical
+    Learning", eq. 3.47).
+
+    Args:
+      features: [number, dim].
+      labels: [number], in 0..classes-1.
+      strengths: penalties relative to `number`.
+      classes: how many.
+
+    Returns:
+      weights [strength, dim, class] and intercepts [strength, class].
+    """
+    with jax.default_matmul_precision("highest"):
+        number = len(features)
+        mean = jnp.mean(features, axis=0)
+        x = features - mean
+        y = jax.nn.one_hot(labels, classes)
+        y_mean = jnp.mean(y, axis=0)
+        values, vectors = jnp.linalg.eigh(x.T @ x / number)
+        projected = vectors.T @ (x.T @ (y - y_mean)) / number  # (D, C)
+        shrunk = projected / (jnp.maximum(values, 0)[:, None] + strengths[:, None, None])  # (S, D, C)
+        weights = jnp.einsum("de,sec->sdc", vectors, shrunk)
+        return weights, y_mean - jnp.einsum("d,sdc->sc", mean, weights)
+
+
+@jax.jit
+def ridge_predict(
+    features: Matrix, weights: Float[Array, "strength dim class"], bias: Float[Array, "strength class"]
+) -> Int[Array, "strength number"]:
+    """The class that each strength's regression puts highest, [strength, number]."""
+    with jax.default_matmul_precision("highest"):
+        scores = jnp.einsum("nd,sdc->snc", features, weights) + bias[:, None]
+        return jnp.argmax(scores, axis=-1)
+
+
+@partial(jax.jit, static_argnames=("classes", "neighbours", "chunk"))
+def nearest(
+    features: Matrix,
+    labels: Labels,
+    queries: Matrix,
+    classes: int,
+    neighbours: int = 20,
+    temperature: float = 0.07,
+    chunk: int = 500,
+) -> Int[Array, " query"]:
+    """Votes of the nearest by cosine of centred features, each weighing exp(cosine / temperature) (Wu et al. 2018, arXiv 1805.01978, eq. 8).
+
+    Args:
+      features: [number, dim]. labels: [number]. queries: [query, dim]. classes: how many.
+      neighbours: voters, at most `number`. temperature: of their weights. chunk: queries compared at a time.
+
+    Returns:
+      classes [query].
+    """
+    mean = jnp.mean(features, axis=0)
+    stored = _rows_to_unit(features - mean)
+
+    def vote(query):
+        with jax.default_matmul_precision("highest"):
+            similarity, index = jax.lax.top_k(stored @ query, min(neighbours, len(stored)))
+        weight = jnp.exp((similarity - similarity[0]) / temperature)
+        return jnp.argmax(jnp.sum(weight[:, None] * jax.nn.one_hot(labels[index], classes), axis=0))
+
+    return jax.lax.map(vote, _rows_to_unit(queries - mean), batch_size=chunk)
+
+
+def accuracy(predicted: Int[Array, "*many number"], labels: Labels) -> Float[Array, "*many"]:
+    """The share of labels predicted, over the last axis."""
+    return jnp.mean(predicted == labels, axis=-1)
+
+
+def _rows_to_unit(x: Matrix) -> Matrix:
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)

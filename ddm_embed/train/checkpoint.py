@@ -1,0 +1,223 @@
+"""Checkpoints with Orbax: written while training goes on, whole or not at all, and verified before they are trusted.
+
+W/checkpoints/STEP holds two items, `train` (step, parameters, optimizer state) and `ema`, so that the probe reads the
+second alone; the config's JSON; and `digest.json`, the SHA-256 of each file, written before Orbax's atomic rename.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from ddm_embed.errors import UserError
+from ddm_embed.train.state import TrainState
+
+logger = logging.getLogger("ddm_embed")
+
+DIGEST = "digest.json"
+REWRITTEN = "_CHECKPOINT_METADATA"  # Orbax stamps the time of the commit into it after the digest is taken
+
+
+class Checkpoints:
+    """The checkpoints of a run directory.
+
+    Args:
+      workdir: the run directory.
+      keep: how many of the newest are kept.
+    """
+
+    def __init__(self, workdir: Path, keep: int):
+        self._workdir = workdir.absolute()  # Orbax takes no relative path
+        self._directory = self._workdir / "checkpoints"
+        self._aside = self._workdir / "corrupt"
+        self._keep = keep
+        self._manager: ocp.CheckpointManager | None = None
+
+    def restore(self, abstract: TrainState) -> TrainState | None:
+        """The newest sound checkpoint, on the devices; None if the run has none yet.
+
+        A damaged one is moved to W/corrupt and the one before it is taken.
+
+        Args:
+          abstract: shapes, dtypes and shardings of the state.
+
+        Raises:
+          UserError: all checkpoints are damaged, or the newest sound one does not fit the model.
+        """
+        step = self._newest_sound()
+        if step is None:
+            return None
+        wanted = {"train": _train_item(abstract), "ema": abstract.ema_params}
+        for item, tree in wanted.items():
+            _check_shapes(self._directory / str(step) / item, tree)
+        arguments = {item: ocp.args.StandardRestore(tree) for item, tree in wanted.items()}
+        restored = self._open().restore(step, args=ocp.args.Composite(**arguments))
+        return TrainState(ema_params=restored["ema"], **restored["train"])
+
+    def save(self, step: int, state: TrainState, config_json: str) -> None:
+        """Begins to write a checkpoint; returns once the arrays are copied, so that the state may be donated.
+
+        Raises:
+          UserError: this save, or the one before it in the background, failed.
+        """
+        with _failed_save(self._directory):
+            self._open().save(
+                step,
+                args=ocp.args.Composite(
+                    train=ocp.args.StandardSave(_train_item(state)),
+                    ema=ocp.args.StandardSave(state.ema_params),
+                    config=ocp.args.JsonSave(json.loads(config_json)),
+                ),
+            )
+
+    def check(self) -> None:
+        """Raises UserError if a save in the background has failed."""
+        if self._manager is not None:
+            with _failed_save(self._directory):
+                self._manager.check_for_errors()
+
+    def close(self) -> None:
+        """Waits until everything is written.
+
+        Raises:
+          UserError: it could not be.
+        """
+        if self._manager is not None:
+            with _failed_save(self._directory):
+                self._manager.wait_until_finished()
+                self._manager.close()
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep,
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digest),
+            )
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
+        return self._manager
+
+    def _write_digest(self) -> None:
+        """Called by Orbax when the files of a save are written and not yet renamed to their final place."""
+        for folder in self._directory.glob("*.orbax-checkpoint-tmp*"):
+            (folder / DIGEST).write_text(json.dumps(_digest(folder)))
+
+    def _newest_sound(self) -> int | None:
+        steps = checkpoint_steps(self._workdir)
+        for step in reversed(steps):
+            problem = damage(self._directory / str(step))
+            if problem is None:
+                return step
+            place = self._aside / str(step)
+            place.parent.mkdir(exist_ok=True)
+            while place.exists():
+                place = place.with_name(place.name + "+")
+            logger.warning("checkpoint %d is damaged (%s); moved to %s, taking the one before", step, problem, place)
+            (self._directory / str(step)).rename(place)
+        if steps:
+            raise UserError(
+                f"every checkpoint was damaged; they are in {self._aside}. Run again to train from the beginning"
+            )
+        return None
+
+
+def restore_ema(workdir: Path, abstract: Any) -> tuple[int, Any]:
+    """(step, EMA parameters) of the newest sound checkpoint; changes nothing in the run directory.
+
+    Args:
+      workdir: the run directory.
+      abstract: shapes, dtypes and shardings of the parameters.
+
+    Raises:
+      UserError: there is no sound checkpoint, or it does not fit the model.
+    """
+    directory = workdir.absolute() / "checkpoints"
+    for step in reversed(checkpoint_steps(workdir)):
+        problem = damage(directory / str(step))
+        if problem is None:
+            _check_shapes(directory / str(step) / "ema", abstract)
+            with ocp.StandardCheckpointer() as checkpointer:
+                return step, checkpointer.restore(directory / str(step) / "ema", abstract)
+        logger.warning("checkpoint %d is damaged (%s); taking the one before", step, problem)
+    raise UserError(f"{directory} holds no sound checkpoint; train first")
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None; compares each with the digest taken when it was written."""
+    try:
+        expected = json.loads((folder / DIGEST).read_text())
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return f"{DIGEST} is missing or unreadable"
+    try:
+        json.loads((folder / REWRITTEN).read_text())
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return f"{REWRITTEN} is missing or unreadable"
+    found = _digest(folder)
+    for name in expected:
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != expected[name]:
+            return f"{name} has changed since it was written"
+    return None
+
+
+@contextmanager
+def _failed_save(directory: Path) -> Iterator[None]:
+    """Orbax passes on what the file system said as an OSError, or as TensorStore's ValueError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"a checkpoint could not be written to {directory} ({reason}); training stopped. "
+            "Earlier checkpoints are whole: make room and run the same command again"
+        ) from error
+
+
+def _train_item(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+
+
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """The steps whose checkpoints are wholly written, in order."""
+    directory = workdir / "checkpoints"
+    if not directory.exists():
+        return []
+    return sorted(int(folder.name) for folder in directory.iterdir() if folder.name.isdigit())
+
+
+def _digest(folder: Path) -> dict[str, str]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name not in (DIGEST, REWRITTEN))
+    digest = {}
+    for file in files:
+        with file.open("rb") as content:
+            digest[str(file.relative_to(folder))] = hashlib.file_digest(content, "sha256").hexdigest()
+    return digest
+
+
+def _check_shapes(item: Path, abstract: Any) -> None:
+    """Orbax casts dtypes without a word, so shapes and dtypes are compared here."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(item).item_metadata.tree
+    saved = {_name(path): (leaf.shape, leaf.dtype) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
+    wanted = {_name(path): (leaf.shape, leaf.dtype) for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+            raise UserError(
+                f"{item}: {name} was saved as {_show(saved.get(name))}, the model has {_show(wanted.get(name))}; "
+                "the checkpoint is of another version of the code or config"
+            )
+
+
+def _name(path: tuple) -> str:
+    return "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
+
+
+def _show(leaf: tuple | None) -> str:
+    return "nothing" if leaf is None else f"{leaf[1]}{list(leaf[0])}"

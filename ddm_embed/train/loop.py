@@ -1,0 +1,196 @@
+"""The order of training: open, restore, step, report, save."""
+
+import dataclasses
+import itertools
+import logging
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import parameter_overview
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from ddm_embed import config as config_lib
+from ddm_embed import system
+from ddm_embed.data import pipeline, source
+from ddm_embed.data.pipeline import Batch
+from ddm_embed.errors import UserError
+from ddm_embed.models.build import Models
+from ddm_embed.parallel.mesh import BATCH_AXES, make_mesh
+from ddm_embed.train import picture
+from ddm_embed.train.checkpoint import Checkpoints
+from ddm_embed.train.metrics import train_flops
+from ddm_embed.train.optimizer import make_optimizer, make_schedule
+from ddm_embed.train.progress import Progress, check_finite
+from ddm_embed.train.state import TrainState, make_init, state_shardings
+from ddm_embed.train.step import make_train_step
+from ddm_embed.train.workdir import prepare_workdir
+from ddm_embed.validate import mesh_shape, validate, validate_against
+
+logger = logging.getLogger("ddm_embed")
+
+IN_FLIGHT = 2  # steps handed to the devices ahead of the one they work on
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How training ended: the last step, whether that is the end of the run, and whether it was so before."""
+
+    step: int
+    finished: bool
+    nothing_to_do: bool = False
+
+
+def train(config: ConfigDict, workdir: Path) -> Outcome:
+    """Trains until `config.train.steps`, resuming whatever `workdir` holds; SIGTERM and SIGINT save and return.
+
+    Raises:
+      UserError: the config, the data, the directory or its checkpoints are at fault, or the loss is not finite.
+    """
+    validate(config)
+    data = source.open_source(config)
+    validate_against(config, data.image_shape, jax.device_count())
+    prepare_workdir(workdir, config)
+    mesh = make_mesh(*mesh_shape(config, jax.device_count()))
+    logger.info(
+        "%s: %d training images of %s, on %d %s", data.name, len(data.train), data.image_shape, mesh.size,
+        jax.devices()[0].device_kind,
+    )  # fmt: skip
+
+    models = system.make_models(config, data.image_shape)
+    optimizer = make_optimizer(config)
+    init = make_init(models, optimizer, config.train.seed)
+    shapes = jax.eval_shape(init)
+    shardings = state_shardings(shapes, optimizer, mesh)
+    abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
+
+    with closing(Checkpoints(workdir, config.train.keep_checkpoints)) as checkpoints:
+        state = checkpoints.restore(abstract)
+        if state is None:
+            overview = parameter_overview.get_parameter_overview(shapes.params, include_stats=False)
+            (workdir / "parameters.txt").write_text(overview + "\n")
+            logger.info("%s parameters; %s lists them", f"{parameter_overview.count_parameters(shapes.params):,}", workdir / "parameters.txt")
+            state = jax.jit(init, out_shardings=shardings)()
+        start = int(state.step)
+        if start >= config.train.steps:
+            return Outcome(start, finished=True, nothing_to_do=True)
+        if start:
+            logger.info("resuming at step %d of %d", start, config.train.steps)
+
+        train_step = compile_step(config, models, optimizer, mesh, abstract)
+        with closing(open_batches(config, data.train.images, mesh, start)) as batches:
+            first = next(batches)  # reads the data and fails here if it cannot
+            with closing(open_progress(config, workdir, start, models, data.train.images, mesh)) as progress:
+                return run(config, workdir, train_step, state, itertools.chain([first], batches), checkpoints, progress)
+
+
+def run(
+    config: ConfigDict,
+    workdir: Path,
+    train_step: Callable,
+    state: TrainState,
+    batches: Iterator[Batch],
+    checkpoints: Checkpoints,
+    progress: Progress,
+) -> Outcome:
+    """Steps from the state's step to the end, or until a signal asks to stop."""
+    c = config.train
+    start, config_json = int(state.step), config_lib.to_json(config)
+    merge = jax.jit(lambda total, metrics: total.merge(metrics))
+    total, in_flight = None, deque()
+    bar = tqdm(total=c.steps, initial=start, disable=None, unit="step", desc=config.name, dynamic_ncols=True)
+    with bar, logging_redirect_tqdm([logger]), stop_on_signal() as stop:
+        for done in range(start + 1, c.steps + 1):
+            with jax.transfer_guard("disallow"):  # a step moves nothing between host and devices unasked
+                state, metrics = train_step(state, next(batches))
+                total = metrics if total is None else merge(total, metrics)
+            in_flight.append(metrics.loss.total)
+            if len(in_flight) > IN_FLIGHT:
+                in_flight.popleft().block_until_ready()
+            bar.update()
+
+            stopping = stop.is_set()
+            ending = stopping or done == c.steps
+            if ending or done % c.log_every == 0:
+                progress.log(done, total)
+                total = None
+            if c.picture_every and (done % c.picture_every == 0 or done == c.steps):
+                progress.picture(done, state.ema_params)
+            if ending or done % c.checkpoint_every == 0:
+                if total is not None:
+                    check_finite(total, workdir)  # never save what a non-finite step has touched
+                checkpoints.save(done, state, config_json)
+            checkpoints.check()
+            if stopping:
+                logger.info("asked to stop: saving step %d", done)
+                break
+    return Outcome(done, finished=done == c.steps)
+
+
+def compile_step(config: ConfigDict, models: Models, optimizer, mesh: Mesh, abstract: TrainState) -> Callable:
+    """The training step, compiled ahead of the loop for exactly these shapes: any other is an error, not a recompile."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    step = make_train_step(
+        config, system.make_objective(config), system.make_networks(models), optimizer, mesh, shardings
+    )
+    shape = (config.train.batch_size, *models.image_shape)
+    image = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=NamedSharding(mesh, P(BATCH_AXES)))
+    begin = time.perf_counter()
+    compiled = step.lower(abstract, {"image": image}).compile()
+    logger.info("compiled the training step in %.0f s", time.perf_counter() - begin)
+    return compiled
+
+
+def open_batches(config: ConfigDict, images: source.Images, mesh: Mesh, start: int) -> Iterator[Batch]:
+    """The run's batches from step `start` on."""
+    order = pipeline.Order(images.shape[0], config.train.batch_size, config.train.seed)
+    resident = pipeline.fits(images, config.data.resident_gib, mesh)
+    logger.info("training images are %s", "kept on the devices" if resident else "streamed")
+    return pipeline.batches(images, order, mesh, start, resident, config.data.threads)
+
+
+def open_progress(
+    config: ConfigDict, workdir: Path, start: int, models: Models, images: source.Images, mesh: Mesh
+) -> Progress:
+    """The run's reporter; its pictures show the first training images."""
+    shown = images[np.arange(min(picture.IMAGES, images.shape[0]))]
+    encoder_calls = 2 if config.consistency.weight > 0 else 1
+    return Progress(
+        config,
+        workdir,
+        start,
+        schedule=make_schedule(config),
+        flops_per_image=train_flops(models.forward_flops(), encoder_calls),
+        denoise=picture.make_denoise(system.make_objective(config), system.make_networks(models)),
+        images=jax.device_put(shown, NamedSharding(mesh, P())),
+    )
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that the first SIGTERM or SIGINT sets; a second one acts as it would have without us."""
+    stop = threading.Event()
+    previous = {}
+
+    def handle(number, _frame) -> None:
+        stop.set()
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous[number] = signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

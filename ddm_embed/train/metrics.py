@@ -1,0 +1,168 @@
+"""What a run measures of itself, on the device and in the log.
+
+The step returns sums and counts; they are added up on the device and read by the host once a log line.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics as clu_metrics
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from ddm_embed.diffusion.objective import Terms
+
+LEVELS = 5  # equal slices of t for which the loss is logged apart
+NEVER = np.iinfo(np.int32).max
+
+# Dense bfloat16 operations per second of a chip, from the makers' data sheets; keys begin a JAX device_kind.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA L4": 121e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+@struct.dataclass
+class LevelMean(clu_metrics.Metric):
+    """The mean of a value within each slice of t: totals and counts, [LEVELS]."""
+
+    total: Float[Array, " level"]
+    count: Float[Array, " level"]
+
+    @classmethod
+    def of(cls, value: Float[Array, " batch"], t: Float[Array, " batch"]) -> "LevelMean":
+        # t = (i+1)/T: the last step of a slice stands on its upper edge.
+        level = jnp.clip(jnp.ceil(t * LEVELS - 1e-4) - 1, 0, LEVELS - 1)
+        member = (level[:, None] == jnp.arange(LEVELS)).astype(jnp.float32)
+        return cls(member.T @ value, jnp.sum(member, axis=0))
+
+    def merge(self, other: "LevelMean") -> "LevelMean":
+        return LevelMean(self.total + other.total, self.count + other.count)
+
+    def compute(self) -> Float[np.ndarray, " level"]:
+        """[LEVELS], on the host; NaN for a slice that no example fell into."""
+        total, count = np.asarray(self.total), np.asarray(self.count)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+@struct.dataclass
+class StepMetrics:
+    """Sums over the steps since the last log line."""
+
+    loss: clu_metrics.Average
+    error: clu_metrics.Average
+    consistency: clu_metrics.Average
+    grad_norm: clu_metrics.Average
+    levels: LevelMean
+    nonfinite_step: Int[Array, ""]  # the first step whose loss or gradient was not finite, or NEVER
+
+    @classmethod
+    def of_step(
+        cls, step: Int[Array, ""], loss: Float[Array, ""], terms: Terms, grad_norm: Float[Array, ""]
+    ) -> "StepMetrics":
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        mean = clu_metrics.Average.from_model_output
+        return cls(
+            loss=mean(loss),
+            error=mean(terms.error),
+            consistency=mean(terms.consistency),
+            grad_norm=mean(grad_norm),
+            levels=LevelMean.of(terms.denoising, terms.t),
+            nonfinite_step=jnp.where(finite, NEVER, step),
+        )
+
+    def merge(self, other: "StepMetrics") -> "StepMetrics":
+        return StepMetrics(
+            self.loss.merge(other.loss),
+            self.error.merge(other.error),
+            self.consistency.merge(other.consistency),
+            self.grad_norm.merge(other.grad_norm),
+            self.levels.merge(other.levels),
+            jnp.minimum(self.nonfinite_step, other.nonfinite_step),
+        )
+
+    def read(self) -> dict[str, float]:
+        """Host floats under the names of `metrics.jsonl`; a slice of t without examples is left out."""
+        host = jax.device_get(self)
+        values = {
+            "loss": host.loss.compute(),
+            "error": host.error.compute(),
+            "consistency": host.consistency.compute(),
+            "grad_norm": host.grad_norm.compute(),
+        }
+        values = {name: float(value) for name, value in values.items()}
+        for level, value in enumerate(host.levels.compute()):
+            if not np.isnan(value):
+                values[f"loss_t{level / LEVELS:.1f}-{(level + 1) / LEVELS:.1f}"] = float(value)
+        return values
+
+
+class MetricWriter:
+    """Appends to W/metrics.jsonl and W/tensorboard; a resumed run drops the lines that it is about to write again."""
+
+    def __init__(self, workdir: Path, start: int):
+        from tensorboardX import SummaryWriter  # imports protobuf; only a process that writes needs it
+
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(path)
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of the file, without one that a killed process left unfinished."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("}\n")]
+
+
+def peak_flops(device: jax.Device, clock: Callable[[], float] = time.perf_counter) -> tuple[float, str]:
+    """(operations per second of one device, where the figure is from): the data sheet, or a matrix product timed now.
+
+    A figure for a device without a data sheet depends on what else the machine does; its MFU is a rough guide.
+    """
+    for kind, flops in PEAK_FLOPS.items():
+        if device.device_kind.startswith(kind):
+            return flops, f"data sheet of {kind}"
+    size = 1024
+    matrix = jax.device_put(np.ones((size, size), np.float32), device)
+    product = jax.jit(lambda a: a @ a)
+    product(matrix).block_until_ready()
+    times = []
+    for _ in range(5):
+        begin = clock()
+        product(matrix).block_until_ready()
+        times.append(clock() - begin)
+    return 2 * size**3 / min(times), "a float32 matrix product timed at start-up"
+
+
+def train_flops(forward: dict[str, int], encoder_calls: float) -> float:
+    """Operations of training on one image: each network forward and twice that backward (Kaplan et al. 2020,
+    arXiv 2001.08361, sec. 2.1), and `encoder_calls - 1` forward passes of the target encoder."""
+    return 3 * sum(forward.values()) + (encoder_calls - 1) * forward.get("encoder", 0)

@@ -1,0 +1,36 @@
+"""AdamW with warm-up, cosine decay and clipping, and the parameters' moving average."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+from ml_collections import ConfigDict
+
+
+def make_schedule(config: ConfigDict) -> optax.Schedule:
+    """Linear from 0 to the peak over the warm-up, then a cosine to 0 at the last step."""
+    peak, warmup = config.optimizer.learning_rate, config.optimizer.warmup_steps
+    return optax.warmup_cosine_decay_schedule(0.0 if warmup else peak, peak, warmup, config.train.steps)
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101); weight decay acts on matrices only."""
+    c = config.optimizer
+    adamw = optax.adamw(
+        make_schedule(config),
+        b1=c.b1,
+        b2=c.b2,
+        weight_decay=c.weight_decay,
+        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+    )
+    return optax.chain(optax.clip_by_global_norm(c.clip_norm), adamw) if c.clip_norm else adamw
+
+
+def update_ema(ema_params: Any, params: Any, step: Int[Array, ""], decay: float) -> Any:
+    """decay * ema + (1 - decay) * params, with decay at most (1 + step) / (10 + step), so that the random
+    initialisation is soon forgotten (the rule of TensorFlow's ExponentialMovingAverage)."""
+    step = step.astype(jnp.float32)
+    rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda ema, new: ema + rate * (new - ema), ema_params, params)

@@ -1,0 +1,68 @@
+"""The picture that training draws of itself: a few images, noised and denoised in one step, at several noise levels."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from jaxtyping import Array, Float, UInt8
+
+from ddm_embed.data.augment import to_float
+from ddm_embed.diffusion import prediction as prediction_lib
+from ddm_embed.diffusion.objective import Networks, Objective
+
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+IMAGES = 8
+
+
+def make_denoise(
+    objective: Objective, networks: Networks
+) -> Callable[[Any, UInt8[Array, "batch height width channel"]], Float[Array, "column batch height width channel"]]:
+    """A jitted function (params, images) -> the images, then for each of `LEVELS` x_t and the x_0 guessed from it."""
+
+    @jax.jit
+    def denoise(params, image):
+        x0 = to_float(image)
+        columns = [x0]
+        eps = jax.random.normal(jax.random.key(0), x0.shape)
+        for level in LEVELS:
+            t = jnp.full(len(x0), level)
+            alpha, sigma = objective.process.marginal(t)
+            xt = prediction_lib.noised(x0, eps, alpha, sigma)
+            seen = xt if objective.encoder_input in ("xt", "view") else x0
+            z = None if objective.encoder_input == "none" else networks.encode(params, seen, t)
+            output = networks.denoise(params, xt, t, z)
+            columns += [xt, prediction_lib.to_x0(objective.prediction, output, xt, alpha, sigma)]
+        return jnp.stack(columns)
+
+    return denoise
+
+
+def draw(columns: Float[np.ndarray, "column batch height width channel"], path: Path, title: str) -> None:
+    """Writes the columns as a labelled PNG, one row an image."""
+    from matplotlib.figure import Figure
+
+    gap = 1
+    _, rows, height, width, channels = columns.shape
+    pixels = np.clip((columns + 1) / 2, 0, 1)
+    pixels = np.pad(pixels, ((0, 0), (0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=1.0)
+    canvas = rearrange(pixels, "k b h w c -> (b h) (k w) c")
+    if channels not in (1, 3):
+        canvas = canvas[..., :1]
+    canvas = canvas[..., 0] if canvas.shape[-1] == 1 else canvas
+
+    labels = ["image"] + [name for level in LEVELS for name in (f"noised\nt={level}", f"denoised\nt={level}")]
+    figure = Figure(figsize=(0.95 * len(labels), 0.95 * rows * height / width + 1.1), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks((np.arange(len(labels)) + 0.5) * (width + 2 * gap) - 0.5, labels, fontsize=9)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, fontsize=11)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)

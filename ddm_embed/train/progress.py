@@ -1,0 +1,96 @@
+"""What a run tells while it trains: log lines with an ETA, metrics, pictures; and the end of it on a non-finite loss."""
+
+import logging
+import time
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from ddm_embed.errors import UserError
+from ddm_embed.train import picture
+from ddm_embed.train.checkpoint import checkpoint_steps
+from ddm_embed.train.metrics import NEVER, MetricWriter, StepMetrics, peak_flops
+
+logger = logging.getLogger("ddm_embed")
+
+
+class Progress:
+    """Reports on a run; its clock starts with it, so make it when the first step is ready to go.
+
+    Args:
+      config: the run's config. workdir: its directory. start: the step that it begins at.
+      schedule: step -> learning rate.
+      flops_per_image: operations of a training step, an image.
+      denoise: from `picture.make_denoise`.
+      images: uint8 [batch, height, width, channel], what the pictures show.
+    """
+
+    def __init__(self, config: ConfigDict, workdir: Path, start: int, schedule, flops_per_image: float, denoise, images):
+        self._config, self._workdir, self._schedule = config, workdir, schedule
+        self._denoise, self._images = denoise, images
+        self._writer = MetricWriter(workdir, start)
+        peak, origin = peak_flops(jax.devices()[0])
+        logger.info("%.3g GFLOP an image; peak of a device %.3g TFLOP/s (%s)", flops_per_image / 1e9, peak / 1e12, origin)
+        self._mfu_per_image = flops_per_image / (peak * jax.device_count())
+        self._logged, self._since = start, time.perf_counter()
+
+    def log(self, step: int, total: StepMetrics) -> None:
+        """Writes the averages since the last line; `step` is the number of steps taken.
+
+        Raises:
+          UserError: the loss or gradient of one of these steps was not finite.
+        """
+        values = total.read()
+        check_finite(total, self._workdir)
+        now = time.perf_counter()
+        seconds = (now - self._since) / (step - self._logged)
+        rate = self._config.train.batch_size / seconds
+        values |= {
+            "learning_rate": float(self._schedule(step - 1)),
+            "images_per_second": rate,
+            "mfu": rate * self._mfu_per_image,
+        }
+        self._writer.write(step, values)
+        logger.info(
+            "step %d/%d  loss %.4f  grad norm %.3f  %.0f images/s  MFU %.1f %%  ETA %s",
+            step,
+            self._config.train.steps,
+            values["loss"],
+            values["grad_norm"],
+            rate,
+            100 * values["mfu"],
+            duration((self._config.train.steps - step) * seconds),
+        )
+        self._logged, self._since = step, now
+
+    def picture(self, step: int, ema_params) -> None:
+        """Draws samples/STEP.png; the time it takes is not counted in images/s."""
+        begin = time.perf_counter()
+        columns = jax.device_get(self._denoise(ema_params, self._images))
+        path = self._workdir / "samples" / f"{step:08d}.png"
+        picture.draw(columns, path, f"{self._config.name}: denoised in one step, after {step} steps of training")
+        self._since += time.perf_counter() - begin
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def check_finite(total: StepMetrics, workdir: Path) -> None:
+    """Raises UserError if the loss or gradient of one of the steps in `total` was not finite."""
+    bad = int(jax.device_get(total.nonfinite_step))
+    if bad == NEVER:
+        return
+    saved = checkpoint_steps(workdir)
+    good = f"the last good checkpoint is {workdir}/checkpoints/{saved[-1]}" if saved else "no checkpoint was saved yet"
+    raise UserError(
+        f"loss or gradient is not finite at step {bad}; {good}. "
+        "Try a lower config.optimizer.learning_rate, a longer warm-up or config.model.dtype=float32"
+    )
+
+
+def duration(seconds: float) -> str:
+    """3725 -> "1:02:05"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

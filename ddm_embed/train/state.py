@@ -1,0 +1,48 @@
+"""What training carries from step to step, and how it is created on the mesh."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int
+
+from ddm_embed.models.build import Models
+from ddm_embed.parallel.partition import partition
+
+
+@struct.dataclass
+class TrainState:
+    """Nothing here is callable and no random key is kept: a step's draws come from the seed and the step.
+
+    step: int32, steps taken. params, ema_params: trees of float32. opt_state: Optax's.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    ema_params: Any
+    opt_state: Any
+
+
+def make_init(models: Models, optimizer: optax.GradientTransformation, seed: int):
+    """A function of nothing -> the state before the first step; trace it for shapes, jit it to create."""
+
+    def init() -> TrainState:
+        params = models.init(jax.random.key(seed))
+        ema_params = jax.tree.map(jnp.copy, params)
+        return TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params))
+
+    return init
+
+
+def state_shardings(abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """A tree of NamedSharding like the state: optimizer state and EMA lie as the parameters do."""
+    specs = partition(abstract.params)
+    opt_specs = optax.tree_map_params(
+        optimizer, lambda _, spec: spec, abstract.opt_state, specs, transform_non_params=lambda _: P()
+    )
+    tree = TrainState(step=P(), params=specs, ema_params=specs, opt_state=opt_specs)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), tree, is_leaf=lambda leaf: isinstance(leaf, P))

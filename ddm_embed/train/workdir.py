@@ -1,0 +1,87 @@
+"""A run directory: made once with the exact config, and refused to a run of another."""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from ddm_embed import config as config_lib
+from ddm_embed.errors import UserError
+
+PACKAGES = ("ddm_embed", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+
+
+def prepare_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Makes the directory, or checks that the run in it is this one.
+
+    Raises:
+      UserError: it cannot be written, or it holds a run whose config differs in a field that shapes the result.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir) as probe:
+            probe.write(b"writable")
+    except OSError as error:
+        raise UserError(f"--workdir {workdir} cannot be written ({error.strerror}); choose another") from error
+    saved = workdir / "config.json"
+    if saved.exists():
+        changed = config_lib.differences(read_config(workdir), config)
+        if changed:
+            raise UserError(
+                f"--workdir {workdir} holds a run of another config: {'; '.join(changed)}. "
+                "Use its config again to resume it, or another --workdir"
+            )
+    elif (workdir / "checkpoints").exists():
+        raise UserError(f"--workdir {workdir} holds checkpoints but no config.json; restore it or use another --workdir")
+    else:
+        _write(saved, config_lib.to_json(config))
+    _write(workdir / "versions.json", json.dumps(versions(), indent=2) + "\n")
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config that the run was started with.
+
+    Raises:
+      UserError: there is no run in this directory.
+    """
+    try:
+        text = (workdir / "config.json").read_text()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"--workdir {workdir} holds no run (no config.json); train one first") from error
+    return config_lib.from_json(text, config_lib.default())
+
+
+def versions() -> dict:
+    """What would be needed to run the same again: packages, Python, devices and the commit of this code."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None  # installed without its repository
+    return {
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
+        "commit": commit,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # run from a checkout, or a package that this run does without
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all, also if the process is killed."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
