@@ -1,6 +1,6 @@
 """scikit-learn's digits, 8x8: the whole line in minutes on two CPU cores.
 
-    python -m ddm_embed.main --config configs/digits.py
+python -m ddm_embed.main --config configs/digits.py
 """
 
 from ddm_embed import config as config_lib

@@ -7,6 +7,7 @@ placeholder of its type, so that a flag can set it.
 import ast
 import difflib
 import json
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -37,7 +38,9 @@ def default() -> ConfigDict:
     data.name = "digits"  # digits, tfds:NAME, folder:PATH or arrays:PATH
     data.data_dir = placeholder(str)  # where TFDS datasets are prepared; TFDS_DATA_DIR, then TFDS's own default
     data.image_size = placeholder(int)  # resize a folder's images to this square: shorter side, then centre crop
-    data.test_fraction = 0.2  # share of a labelled dataset without a test split that is kept from training, for the probe
+    data.test_fraction = (
+        0.2  # share of a labelled dataset without a test split that is kept from training, for the probe
+    )
     data.augment = "none"  # none, flip, crop or crop+flip: views drawn on the device
     data.crop_padding = placeholder(int)  # pixels of reflection around a crop; an eighth of the height
     data.resident_gib = 2.0  # a training set up to this many GiB is kept on the devices, a larger one is streamed
@@ -180,6 +183,19 @@ def from_json(text: str, into: ConfigDict) -> ConfigDict:
         if value is not None:
             into.update_from_flattened_dict({name: tuple(value) if isinstance(value, list) else value})
     return into
+
+
+def read(workdir: Path) -> ConfigDict:
+    """The config that the run in this directory was started with.
+
+    Raises:
+      UserError: there is no run in this directory.
+    """
+    try:
+        text = (workdir / "config.json").read_text()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"--workdir {workdir} holds no run (no config.json); train one first") from error
+    return from_json(text, default())
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:

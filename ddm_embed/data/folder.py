@@ -1,4 +1,4 @@
-"""Images in a folder: one class per sub-folder, or none; `train` and `test` sub-folders where the user has split them."""
+"""Images in a folder: one class per sub-folder, or none; `train` and `test` sub-folders where there are both."""
 
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor

@@ -70,9 +70,7 @@ def open_source(config: ConfigDict) -> Source:
     elif kind == "arrays" and rest:
         source = _arrays(Path(rest))
     else:
-        raise UserError(
-            f"config.data.name={config.data.name!r}; use digits, tfds:NAME, folder:PATH or arrays:PATH"
-        )
+        raise UserError(f"config.data.name={config.data.name!r}; use digits, tfds:NAME, folder:PATH or arrays:PATH")
     if source.test is None and source.train.read_labels is not None and config.data.test_fraction > 0:
         source = _hold_out_test(source, config.data.test_fraction)
     return source
@@ -190,7 +188,7 @@ def _tfds(name: str, data_dir: str | None, threads: int) -> Source:
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR")
     place = data_dir or "~/tensorflow_datasets"
     prepare = (
-        "prepare it once, where TensorFlow is installed, with: python -c \"import tensorflow_datasets as tfds; "
+        'prepare it once, where TensorFlow is installed, with: python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}', data_dir='{place}', file_format='array_record').download_and_prepare()\""
     )
     try:

@@ -1,4 +1,4 @@
-"""Frozen features of images at a noise level: z, the pooled tokens of every encoder layer and of every denoiser block."""
+"""Frozen features of images at a noise level: z, and the pooled tokens of every encoder layer and denoiser block."""
 
 from collections.abc import Callable
 from typing import Any
@@ -62,8 +62,8 @@ def make_extract(
             position = np.arange(start, start + batch_size, dtype=np.int32)
             full = np.pad(chunk, ((0, batch_size - len(chunk)), (0, 0), (0, 0), (0, 0)))
             part = compiled(params, full, position, np.float32(t), np.int32(draw))
-            parts.append(jax.tree.map(lambda a, n=len(chunk): a[:n], part))
-        return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
+            parts.append(part)
+        return jax.tree.map(lambda *a: jnp.concatenate(a)[: len(images)], *parts)
 
     return extract_all
 

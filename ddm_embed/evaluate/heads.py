@@ -70,7 +70,9 @@ def nearest(
     temperature: float = 0.07,
     chunk: int = 500,
 ) -> Int[Array, " query"]:
-    """Votes of the nearest by cosine of centred features, each weighing exp(cosine / temperature) (Wu et al. 2018, arXiv 1805.01978, eq. 8).
+    """Votes of the nearest by cosine of centred features, each weighing exp(cosine / temperature).
+
+    Source: Wu et al. 2018, arXiv 1805.01978, eq. 8.
 
     Args:
       features: [number, dim]. labels: [number]. queries: [query, dim]. classes: how many.

@@ -116,7 +116,9 @@ def check_labelled(source: Source) -> Split:
     if source.train.read_labels is None:
         raise UserError(f"{source.name} has no labels, so there is nothing to probe; its embeddings need none to train")
     if source.test is None or source.test.read_labels is None:
-        raise UserError(f"{source.name} has no labelled test images; add some, or set config.data.test_fraction above 0")
+        raise UserError(
+            f"{source.name} has no labelled test images; add some, or set config.data.test_fraction above 0"
+        )
     return source.test
 
 
@@ -176,7 +178,9 @@ def score_features(features: Features, t: float | None, fold: Fold, config: Conf
         )
         at = int(jnp.argmax(right))
         entries.append(Entry(name, t, "ridge", float(config.strengths[at]), float(right[at])))
-        voted = heads.nearest(x[fold.fit], fit_labels, x[fold.validation], fold.classes, config.neighbours, config.temperature)
+        voted = heads.nearest(
+            x[fold.fit], fit_labels, x[fold.validation], fold.classes, config.neighbours, config.temperature
+        )
         entries.append(Entry(name, t, "knn", None, float(heads.accuracy(voted, held_labels))))
     return entries
 

@@ -6,6 +6,14 @@ from pathlib import Path
 from typing import Any
 
 
+def publish(results: dict[str, Any], folder: Path) -> None:
+    """Writes the results, then prints the table and, last, the line that sums it up."""
+    write(results, folder)
+    print(table(results))
+    print(f"results: {folder}/results.json, {folder}/profile.png")
+    print(last_line(results))
+
+
 def write(results: dict[str, Any], folder: Path) -> None:
     """Writes results.json and profile.png into the folder."""
     folder.mkdir(parents=True, exist_ok=True)

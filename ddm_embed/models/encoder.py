@@ -46,7 +46,7 @@ class Encoder(Trunk):
 
 
 class Predictor(nn.Module):
-    """z_t -> a guess of the target's z_s, s < t: the consistency term's two-layer MLP (as in BYOL, arXiv 2006.07733)."""
+    """z_t -> a guess of the target's z_s, s < t: a two-layer MLP, as BYOL's (Grill et al. 2020, arXiv 2006.07733)."""
 
     dim: int
     hidden: int

@@ -25,7 +25,6 @@ from ddm_embed import config as config_lib
 from ddm_embed import system
 from ddm_embed.data import pipeline, source
 from ddm_embed.data.pipeline import Batch
-from ddm_embed.errors import UserError
 from ddm_embed.models.build import Models
 from ddm_embed.parallel.mesh import BATCH_AXES, make_mesh
 from ddm_embed.train import picture
@@ -80,7 +79,11 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
         if state is None:
             overview = parameter_overview.get_parameter_overview(shapes.params, include_stats=False)
             (workdir / "parameters.txt").write_text(overview + "\n")
-            logger.info("%s parameters; %s lists them", f"{parameter_overview.count_parameters(shapes.params):,}", workdir / "parameters.txt")
+            logger.info(
+                "%s parameters; %s lists them",
+                f"{parameter_overview.count_parameters(shapes.params):,}",
+                workdir / "parameters.txt",
+            )
             state = jax.jit(init, out_shardings=shardings)()
         start = int(state.step)
         if start >= config.train.steps:
@@ -139,7 +142,7 @@ def run(
 
 
 def compile_step(config: ConfigDict, models: Models, optimizer, mesh: Mesh, abstract: TrainState) -> Callable:
-    """The training step, compiled ahead of the loop for exactly these shapes: any other is an error, not a recompile."""
+    """The training step, compiled before the loop for exactly these shapes: others are an error, not a recompile."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     step = make_train_step(
         config, system.make_objective(config), system.make_networks(models), optimizer, mesh, shardings

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: log lines with an ETA, metrics, pictures; and the end of it on a non-finite loss."""
+"""What a run tells while it trains: log lines with an ETA, metrics and pictures; a non-finite loss ends it."""
 
 import logging
 import time
@@ -26,12 +26,16 @@ class Progress:
       images: uint8 [batch, height, width, channel], what the pictures show.
     """
 
-    def __init__(self, config: ConfigDict, workdir: Path, start: int, schedule, flops_per_image: float, denoise, images):
+    def __init__(
+        self, config: ConfigDict, workdir: Path, start: int, schedule, flops_per_image: float, denoise, images
+    ):
         self._config, self._workdir, self._schedule = config, workdir, schedule
         self._denoise, self._images = denoise, images
         self._writer = MetricWriter(workdir, start)
         peak, origin = peak_flops(jax.devices()[0])
-        logger.info("%.3g GFLOP an image; peak of a device %.3g TFLOP/s (%s)", flops_per_image / 1e9, peak / 1e12, origin)
+        logger.info(
+            "%.3g GFLOP an image; peak of a device %.3g TFLOP/s (%s)", flops_per_image / 1e9, peak / 1e12, origin
+        )
         self._mfu_per_image = flops_per_image / (peak * jax.device_count())
         self._logged, self._since = start, time.perf_counter()
 

@@ -30,30 +30,19 @@ def prepare_workdir(workdir: Path, config: ConfigDict) -> None:
         raise UserError(f"--workdir {workdir} cannot be written ({error.strerror}); choose another") from error
     saved = workdir / "config.json"
     if saved.exists():
-        changed = config_lib.differences(read_config(workdir), config)
+        changed = config_lib.differences(config_lib.read(workdir), config)
         if changed:
             raise UserError(
                 f"--workdir {workdir} holds a run of another config: {'; '.join(changed)}. "
                 "Use its config again to resume it, or another --workdir"
             )
     elif (workdir / "checkpoints").exists():
-        raise UserError(f"--workdir {workdir} holds checkpoints but no config.json; restore it or use another --workdir")
+        raise UserError(
+            f"--workdir {workdir} holds checkpoints but no config.json; restore it or use another --workdir"
+        )
     else:
         _write(saved, config_lib.to_json(config))
     _write(workdir / "versions.json", json.dumps(versions(), indent=2) + "\n")
-
-
-def read_config(workdir: Path) -> ConfigDict:
-    """The config that the run was started with.
-
-    Raises:
-      UserError: there is no run in this directory.
-    """
-    try:
-        text = (workdir / "config.json").read_text()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"--workdir {workdir} holds no run (no config.json); train one first") from error
-    return config_lib.from_json(text, config_lib.default())
 
 
 def versions() -> dict:

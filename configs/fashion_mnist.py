@@ -1,0 +1,27 @@
+"""Fashion-MNIST from TFDS, sized for a CPU: width 96, 49 tokens, 3 encoder and 3 denoiser layers.
+
+python -m ddm_embed.main --config configs/fashion_mnist.py --config.data.data_dir=DIR
+"""
+
+from ddm_embed import config as config_lib
+
+
+def get_config(arg=""):
+    """Takes `input=x0|xt|view|none` and `steps=N`, as in configs/fashion_mnist.py:input=xt,steps=500."""
+    arg = config_lib.parse_arg(arg, input="x0", steps=4000)
+    c = config_lib.default()
+    c.name = "fashion_mnist"
+    c.data.name = "tfds:fashion_mnist"
+    c.data.augment = "crop+flip"
+    c.data.crop_padding = 2
+    c.model.variant = "Ti/4"
+    c.model.width = 96
+    c.model.heads = 3
+    c.model.depth = 3
+    c.embedding.input = arg["input"]
+    c.embedding.dim = 128
+    c.optimizer.learning_rate = 2e-3
+    c.train.steps = arg["steps"]
+    c.train.checkpoint_every = 1000
+    c.train.picture_every = 2000
+    return c

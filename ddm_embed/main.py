@@ -1,0 +1,40 @@
+"""Trains a run, and probes it when it ends: python -m ddm_embed.main --config configs/digits.py [--workdir W]."""
+
+import logging
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ddm_embed import cli
+from ddm_embed import config as config_lib
+from ddm_embed.data.source import open_source
+from ddm_embed.evaluate import protocol, report
+from ddm_embed.train.loop import train
+
+logger = logging.getLogger("ddm_embed")
+
+
+def main(config: ConfigDict) -> int:
+    workdir = Path(cli.WORKDIR.value or f"runs/{config.name}")
+    outcome = train(config, workdir)
+    if not outcome.finished:
+        logger.info("saved at step %d of %d; run the same command again to go on", outcome.step, config.train.steps)
+        return cli.STOPPED
+    if outcome.nothing_to_do:
+        logger.info("%s is finished: step %d of %d", workdir, outcome.step, config.train.steps)
+    if not config.probe.after_training:
+        return 0
+    probe = config_lib.probe_default()
+    folder = workdir / "probe" / probe.name
+    if outcome.nothing_to_do and (folder / "results.json").exists():
+        logger.info("its probe's results are in %s", folder)
+        return 0
+    if open_source(config).train.read_labels is None:
+        logger.info("%s has no labels: nothing to probe", config.data.name)
+        return 0
+    report.publish(protocol.evaluate(config, probe, workdir), folder)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.launch(main, config_lib.default(), config_required=True)

@@ -1,0 +1,25 @@
+"""Measures a run's embeddings: python -m ddm_embed.probe --workdir W [--config configs/probe.py]."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ddm_embed import cli
+from ddm_embed import config as config_lib
+from ddm_embed.errors import UserError
+from ddm_embed.evaluate import protocol, report
+from ddm_embed.validate import validate_probe
+
+
+def main(config: ConfigDict) -> int:
+    if not cli.WORKDIR.value:
+        raise UserError("--workdir is missing; give the directory of a run, such as --workdir runs/digits")
+    validate_probe(config)
+    workdir = Path(cli.WORKDIR.value)
+    run = config_lib.read(workdir)
+    report.publish(protocol.evaluate(run, config, workdir), workdir / "probe" / config.name)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.launch(main, config_lib.probe_default(), config_required=False)
