@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from ddm_embed import config as config_lib
@@ -70,6 +71,9 @@ def _check_config_file(argv: list[str]) -> None:
 
 
 def _set_up_logging() -> None:
+    absl_logging.set_verbosity(
+        absl_logging.ERROR
+    )  # what libraries warn of is nothing a user of these programs can mend
     logger = logging.getLogger("ddm_embed")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

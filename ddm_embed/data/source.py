@@ -204,14 +204,14 @@ def _tfds(name: str, data_dir: str | None, threads: int) -> Source:
 
     def split(part: str) -> Split:
         try:
-            records = builder.as_data_source(split=part, decoders=tfds.decode.PartialDecoding({"image": True}))
+            records = builder.as_data_source(split=part)
         except (NotImplementedError, FileNotFoundError) as error:
             raise UserError(f"config.data.name='tfds:{name}': no array_record files in {place}; {prepare}") from error
         return Split(_TfdsImages(records, (len(records), *features["image"].shape)), labels(part) if labelled else None)
 
     def labels(part: str) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
-            records = builder.as_data_source(split=part, decoders=tfds.decode.PartialDecoding({"label": True}))
+            records = builder.as_data_source(split=part, decoders={"image": tfds.decode.SkipDecoding()})
             return np.array([record["label"] for record in records.__getitems__(range(len(records)))], np.int32)
 
         return read

@@ -82,6 +82,14 @@ class Checkpoints:
             with _failed_save(self._directory):
                 self._manager.check_for_errors()
 
+    def latest(self) -> Path | None:
+        """The newest checkpoint, once a save under way is wholly written; None if there is none."""
+        if self._manager is not None:
+            with _failed_save(self._directory):
+                self._manager.wait_until_finished()
+        steps = checkpoint_steps(self._workdir)
+        return self._directory / str(steps[-1]) if steps else None
+
     def close(self) -> None:
         """Waits until everything is written.
 

@@ -29,12 +29,12 @@ from ddm_embed.models.build import Models
 from ddm_embed.parallel.mesh import BATCH_AXES, make_mesh
 from ddm_embed.train import picture
 from ddm_embed.train.checkpoint import Checkpoints
-from ddm_embed.train.metrics import train_flops
+from ddm_embed.train.metrics import StepMetrics, train_flops
 from ddm_embed.train.optimizer import make_optimizer, make_schedule
 from ddm_embed.train.progress import Progress, check_finite
 from ddm_embed.train.state import TrainState, make_init, state_shardings
 from ddm_embed.train.step import make_train_step
-from ddm_embed.train.workdir import prepare_workdir
+from ddm_embed.train.workdir import locked, prepare_workdir
 from ddm_embed.validate import mesh_shape, validate, validate_against
 
 logger = logging.getLogger("ddm_embed")
@@ -60,7 +60,13 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
     validate(config)
     data = source.open_source(config)
     validate_against(config, data.image_shape, jax.device_count())
-    prepare_workdir(workdir, config)
+    with locked(workdir):
+        prepare_workdir(workdir, config)
+        return train_in(config, workdir, data)
+
+
+def train_in(config: ConfigDict, workdir: Path, data: source.Source) -> Outcome:
+    """Trains in a directory that is this run's own."""
     mesh = make_mesh(*mesh_shape(config, jax.device_count()))
     logger.info(
         "%s: %d training images of %s, on %d %s", data.name, len(data.train), data.image_shape, mesh.size,
@@ -95,12 +101,11 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
         with closing(open_batches(config, data.train.images, mesh, start)) as batches:
             first = next(batches)  # reads the data and fails here if it cannot
             with closing(open_progress(config, workdir, start, models, data.train.images, mesh)) as progress:
-                return run(config, workdir, train_step, state, itertools.chain([first], batches), checkpoints, progress)
+                return run(config, train_step, state, itertools.chain([first], batches), checkpoints, progress)
 
 
 def run(
     config: ConfigDict,
-    workdir: Path,
     train_step: Callable,
     state: TrainState,
     batches: Iterator[Batch],
@@ -110,7 +115,7 @@ def run(
     """Steps from the state's step to the end, or until a signal asks to stop."""
     c = config.train
     start, config_json = int(state.step), config_lib.to_json(config)
-    merge = jax.jit(lambda total, metrics: total.merge(metrics))
+    merge = jax.jit(StepMetrics.merge)
     total, in_flight = None, deque()
     bar = tqdm(total=c.steps, initial=start, disable=None, unit="step", desc=config.name, dynamic_ncols=True)
     with bar, logging_redirect_tqdm([logger]), stop_on_signal() as stop:
@@ -125,14 +130,15 @@ def run(
 
             stopping = stop.is_set()
             ending = stopping or done == c.steps
-            if ending or done % c.log_every == 0:
+            log_due, save_due = ending or done % c.log_every == 0, ending or done % c.checkpoint_every == 0
+            if log_due or save_due:
+                check_finite(total, checkpoints)  # before a save: nothing that a bad step has touched is kept
+            if log_due:
                 progress.log(done, total)
                 total = None
             if c.picture_every and (done % c.picture_every == 0 or done == c.steps):
                 progress.picture(done, state.ema_params)
-            if ending or done % c.checkpoint_every == 0:
-                if total is not None:
-                    check_finite(total, workdir)  # never save what a non-finite step has touched
+            if save_due:
                 checkpoints.save(done, state, config_json)
             checkpoints.check()
             if stopping:

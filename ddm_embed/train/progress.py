@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from ddm_embed.errors import UserError
 from ddm_embed.train import picture
-from ddm_embed.train.checkpoint import checkpoint_steps
+from ddm_embed.train.checkpoint import Checkpoints
 from ddm_embed.train.metrics import NEVER, MetricWriter, StepMetrics, peak_flops
 
 logger = logging.getLogger("ddm_embed")
@@ -40,13 +40,8 @@ class Progress:
         self._logged, self._since = start, time.perf_counter()
 
     def log(self, step: int, total: StepMetrics) -> None:
-        """Writes the averages since the last line; `step` is the number of steps taken.
-
-        Raises:
-          UserError: the loss or gradient of one of these steps was not finite.
-        """
+        """Writes the averages since the last line; `step` is the number of steps taken."""
         values = total.read()
-        check_finite(total, self._workdir)
         now = time.perf_counter()
         seconds = (now - self._since) / (step - self._logged)
         rate = self._config.train.batch_size / seconds
@@ -80,13 +75,13 @@ class Progress:
         self._writer.close()
 
 
-def check_finite(total: StepMetrics, workdir: Path) -> None:
+def check_finite(total: StepMetrics, checkpoints: Checkpoints) -> None:
     """Raises UserError if the loss or gradient of one of the steps in `total` was not finite."""
     bad = int(jax.device_get(total.nonfinite_step))
     if bad == NEVER:
         return
-    saved = checkpoint_steps(workdir)
-    good = f"the last good checkpoint is {workdir}/checkpoints/{saved[-1]}" if saved else "no checkpoint was saved yet"
+    saved = checkpoints.latest()
+    good = f"the last good checkpoint is {saved}" if saved else "no checkpoint was saved yet"
     raise UserError(
         f"loss or gradient is not finite at step {bad}; {good}. "
         "Try a lower config.optimizer.learning_rate, a longer warm-up or config.model.dtype=float32"

@@ -58,7 +58,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = update_ema(state.ema_params, params, state.step, config.optimizer.ema_decay)
-        metrics = StepMetrics.of_step(state.step, value, terms, optax.global_norm(grads))
+        metrics = StepMetrics.of_step(state.step, value, terms, optax.tree.norm(grads))
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 
     whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(BATCH_AXES))

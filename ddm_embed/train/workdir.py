@@ -1,10 +1,12 @@
 """A run directory: made once with the exact config, and refused to a run of another."""
 
+import fcntl
 import importlib.metadata
 import json
 import platform
 import subprocess
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -16,18 +18,34 @@ from ddm_embed.errors import UserError
 PACKAGES = ("ddm_embed", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
 
-def prepare_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Makes the directory, or checks that the run in it is this one.
+@contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps the run directory to this process; the lock goes with the process, however it ends.
 
     Raises:
-      UserError: it cannot be written, or it holds a run whose config differs in a field that shapes the result.
+      UserError: it cannot be written, or another process of this machine is training in it.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=workdir) as probe:
-            probe.write(b"writable")
+        lock = (workdir / ".lock").open("w")
     except OSError as error:
         raise UserError(f"--workdir {workdir} cannot be written ({error.strerror}); choose another") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"--workdir {workdir}: another process is training in it; wait for it or stop it"
+            ) from error
+        yield
+
+
+def prepare_workdir(workdir: Path, config: ConfigDict) -> None:
+    """Writes config.json and versions.json into a new run's directory, or checks that the run in it is this one.
+
+    Raises:
+      UserError: it holds a run whose config differs in a field that shapes the result.
+    """
     saved = workdir / "config.json"
     if saved.exists():
         changed = config_lib.differences(config_lib.read(workdir), config)

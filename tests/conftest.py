@@ -1,0 +1,80 @@
+"""Tiny configs, a compilation cache shared with subprocesses, and one trained run for whoever needs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# Before JAX is imported: subprocesses inherit both.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+import pytest
+
+from ddm_embed import config as config_lib
+
+ROOT = Path(__file__).parents[1]
+
+
+def tiny_config(**changes):
+    """A run of seconds on the digits: width 16, one encoder and two denoiser layers, 20 steps."""
+    c = config_lib.default()
+    c.name = "tiny"
+    c.model.variant = "Ti/4"
+    c.model.width = 16
+    c.model.heads = 2
+    c.model.depth = 2
+    c.model.encoder_depth = 1
+    c.embedding.dim = 8
+    c.optimizer.warmup_steps = 5
+    c.optimizer.ema_decay = 0.9
+    c.train.steps = 20
+    c.train.batch_size = 16
+    c.train.log_every = 5
+    c.train.checkpoint_every = 10
+    c.train.picture_every = 0
+    c.probe.after_training = False
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def flags_of(config):
+    """The command-line flags that turn configs/digits.py into this config."""
+    base = config_lib.flatten(config_lib.default())
+    digits = ["--config", str(ROOT / "configs" / "digits.py")]
+    values = config_lib.flatten(config)
+    return digits + [f"--config.{name}={value}" for name, value in values.items() if value is not None and name in base]
+
+
+def run_module(module, *arguments, timeout=240, **environment):
+    """Runs `python -m module` as a user would; its completed process, output as text."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        env=os.environ | environment,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    """(config, workdir) of a finished run; do not write into it."""
+    from ddm_embed.train.loop import train
+
+    config = tiny_config(**{"train.picture_every": 20})
+    workdir = tmp_path_factory.mktemp("tiny") / "run"
+    assert train(config, workdir).finished
+    return config, workdir
+
+
+@pytest.fixture(scope="session")
+def tfds_dir():
+    """The directory of prepared TFDS datasets; the test is skipped where there is none."""
+    places = [os.environ.get("TFDS_DATA_DIR"), ROOT.parent / "shared" / "data" / "tfds"]
+    for place in filter(None, places):
+        if (Path(place) / "cifar10").is_dir():
+            return Path(place)
+    pytest.skip("no prepared CIFAR-10; set TFDS_DATA_DIR to a directory that has it as array_record")

@@ -1,0 +1,48 @@
+"""Twenty float32 steps on one device and on three meshes of eight; prints what happened as JSON. Not a test itself."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from conftest import tiny_config
+
+from ddm_embed import system
+from ddm_embed.data.source import open_source
+from ddm_embed.parallel.mesh import make_mesh
+from ddm_embed.train.loop import compile_step, open_batches
+from ddm_embed.train.optimizer import make_optimizer
+from ddm_embed.train.state import make_init, state_shardings
+
+
+def curve(data, fsdp, config, source):
+    """(losses, fraction of the trunk's matrices that one device holds, shapes of one kernel and of its shard)."""
+    mesh = make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+    models, optimizer = system.make_models(config, source.image_shape), make_optimizer(config)
+    init = make_init(models, optimizer, config.train.seed)
+    shapes = jax.eval_shape(init)
+    shardings = state_shardings(shapes, optimizer, mesh)
+    abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
+    state = jax.jit(init, out_shardings=shardings)()
+    step = compile_step(config, models, optimizer, mesh, abstract)
+    batches, losses = open_batches(config, source.train.images, mesh, 0), []
+    for _ in range(20):
+        state, metrics = step(state, next(batches))
+        losses.append(float(metrics.loss.total))
+    held = whole = 0
+    for tree in (state.params, state.ema_params, state.opt_state):
+        for leaf in jax.tree.leaves(tree):
+            if leaf.ndim == 2:
+                held, whole = held + leaf.addressable_shards[0].data.size, whole + leaf.size
+    kernel = state.params["denoiser"]["block_0"]["attention"]["qkv"]["kernel"]
+    return losses, held / whole, kernel.shape, kernel.addressable_shards[0].data.shape
+
+
+config = tiny_config(**{"data.augment": "crop", "consistency.weight": 0.1, "embedding.input": "xt"})
+source = open_source(config)
+assert jax.device_count() == 8 and np.prod(source.image_shape) == 64
+meshes = [(1, 1), (8, 1), (4, 2), (1, 8)]
+print(json.dumps({f"{data}x{fsdp}": curve(data, fsdp, config, source) for data, fsdp in meshes}))

@@ -1,0 +1,28 @@
+import jax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from ddm_embed.models.build import build
+from ddm_embed.parallel.partition import partition
+
+
+@pytest.mark.parametrize("options", [{"consistency": True}, {"qk_norm": True}, {"embedding_dim": None}])
+def test_rules_cover_every_parameter_and_split_every_matrix_of_the_trunk(options):
+    options = {"embedding_dim": 8} | options
+    models = build(variant="Ti/4", image_shape=(8, 8, 3), width=16, depth=2, heads=2, **options)
+    params = jax.eval_shape(models.init, jax.random.key(0))
+    specs = partition(params)
+    for path, spec in jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda leaf: isinstance(leaf, P)):
+        keys = [part.key for part in path]
+        shape = params
+        for key in keys:
+            shape = shape[key]
+        split = [size for size, axis in zip(shape.shape, spec, strict=False) if axis == "fsdp"]
+        assert all(size % 16 == 0 for size in split)
+        if keys[-1] == "kernel" and keys[0] != "predictor":
+            assert len(split) == 1
+
+
+def test_a_parameter_without_a_rule_is_named():
+    with pytest.raises(ValueError, match="denoiser/mystery"):
+        partition({"denoiser": {"mystery": jax.ShapeDtypeStruct((3,), "float32")}})

@@ -1,0 +1,85 @@
+import pytest
+from conftest import tiny_config
+
+from ddm_embed import config as config_lib
+from ddm_embed.errors import UserError
+from ddm_embed.validate import mesh_shape, validate, validate_against, validate_probe
+
+
+def test_json_round_trip_keeps_every_field_and_type():
+    for config, default in ((tiny_config(), config_lib.default()), (config_lib.probe_default(),) * 2):
+        again = config_lib.from_json(config_lib.to_json(config), default)
+        assert config_lib.flatten(again) == config_lib.flatten(config)
+        assert again.to_dict() == config.to_dict()
+
+
+def test_json_of_another_version_or_no_json_is_refused():
+    with pytest.raises(UserError, match=r"config\.train\.stepz: no such field; did you mean config\.train\.steps\?"):
+        config_lib.from_json('{"train": {"stepz": 3}}', config_lib.default())
+    with pytest.raises(UserError, match="not JSON"):
+        config_lib.from_json('{"train": ', config_lib.default())
+
+
+def test_differences_leave_out_what_does_not_shape_the_result():
+    config = tiny_config(**{"train.log_every": 1, "mesh.fsdp": 2, "data.data_dir": "/x", "embedding.dim": 3})
+    assert config_lib.differences(tiny_config(), config) == ["embedding.dim was 8, is 3"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.variant", "S4", "NAME/PATCH"),
+        ("model.heads", 3, "must divide by 4"),
+        ("model.width", 18, "must divide by 4"),
+        ("embedding.input", "x1", "use one of none, x0, xt, view"),
+        ("embedding.input", "view", "set config.data.augment"),
+        ("diffusion.process", "cubic", "use one of linear, cosine"),
+        ("diffusion.prediction", "score", "use one of eps, x0, v"),
+        ("data.augment", "rotate", "use one of none, flip, crop"),
+        ("train.batch_size", 0, "expected at least 1"),
+        ("train.log_every", 0, "expected at least 1"),
+        ("train.seed", -1, "expected between"),
+        ("optimizer.learning_rate", float("nan"), "expected at least"),
+        ("optimizer.b1", 1.0, "expected between"),
+        ("optimizer.warmup_steps", 20, "make it smaller"),
+        ("mesh.fsdp", 0, "expected at least 1"),
+    ],
+)
+def test_a_config_that_cannot_run_is_refused_naming_the_field(field, value, message):
+    with pytest.raises(UserError, match=message) as error:
+        validate(tiny_config(**{field: value}))
+    assert field in str(error.value) or field.split(".")[0] in str(error.value)
+
+
+def test_consistency_needs_an_encoder():
+    with pytest.raises(UserError, match=r"consistency\.weight=0\.1 needs an encoder"):
+        validate(tiny_config(**{"embedding.input": "none", "consistency.weight": 0.1}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape", "devices", "message"),
+    [
+        ({"model.variant": "Ti/3"}, (32, 32, 3), 1, "patch 3 does not divide images of 32x32; use a patch of 1, 2, 4"),
+        ({}, (8, 8, 1), 3, r"batch_size=16 does not divide over 3 devices .*; use a multiple of 3"),
+        ({"mesh.data": 2}, (8, 8, 1), 8, "does not make 8 devices"),
+        ({"mesh.fsdp": 3}, (8, 8, 1), 8, "does not make 8 devices"),
+        ({"mesh.fsdp": 6, "train.batch_size": 24}, (8, 8, 1), 6, "mesh.fsdp=6 does not divide the model's width 16"),
+        ({"data.augment": "crop", "data.crop_padding": 8}, (8, 8, 1), 1, "crop_padding=8"),
+    ],
+)
+def test_a_config_that_does_not_fit_images_or_devices_is_refused(changes, shape, devices, message):
+    with pytest.raises(UserError, match=message):
+        validate_against(tiny_config(**changes), shape, devices)
+
+
+def test_mesh_fills_what_is_left():
+    assert mesh_shape(tiny_config(), 8) == (8, 1)
+    assert mesh_shape(tiny_config(**{"mesh.fsdp": 4}), 8) == (2, 4)
+
+
+@pytest.mark.parametrize("change", [{"times": (0.5, 1.5)}, {"times": ()}, {"strengths": (0.0,)}, {"name": "a/b"}])
+def test_a_probe_that_cannot_run_is_refused(change):
+    config = config_lib.probe_default()
+    config.update(change)
+    with pytest.raises(UserError):
+        validate_probe(config)

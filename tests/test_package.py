@@ -1,0 +1,101 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, tiny_config
+
+from ddm_embed import config as config_lib
+
+PACKAGE = ROOT / "ddm_embed"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Who may import whom: a room may import itself, the rooms listed, and config and errors, which import nothing of ours.
+ALLOWED = {
+    "config": {"errors"},
+    "errors": set(),
+    "diffusion": set(),
+    "models": set(),
+    "parallel": set(),
+    "data": {"parallel"},
+    "validate": {"diffusion", "models", "data", "parallel"},
+    "system": {"diffusion", "models"},
+    "train": {"diffusion", "models", "data", "parallel", "system", "validate"},
+    "evaluate": {"diffusion", "models", "data", "parallel", "system", "train.checkpoint"},
+    "cli": set(),
+    "main": {"cli", "train", "evaluate", "data"},
+    "probe": {"cli", "train", "evaluate", "validate"},
+}
+MATHEMATICS = ("diffusion", "models")  # know no config, and raise no errors for users
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            yield from ((f"{node.module}.{alias.name}") for alias in node.names)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_architecture(path):
+    room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if room == "__init__":
+        assert not list(imports(path))
+        return
+    free = {room} if room in MATHEMATICS else {room, "config", "errors"}
+    for name in imports(path):
+        package, _, inner = name.partition(".")
+        if package == "ddm_embed":
+            allowed = ALLOWED[room] | free
+            assert any(inner == a or inner.startswith(a + ".") for a in allowed), f"{path.name} imports {name}"
+        assert package not in ("tensorflow", "torch")
+
+
+def test_importing_is_instant_and_loads_neither_tensorflow_nor_readers():
+    code = (
+        "import sys, ddm_embed; assert not {'jax', 'numpy'} & set(sys.modules)\n"
+        "import ddm_embed.main, ddm_embed.probe, ddm_embed.data.folder\n"
+        "heavy = {'tensorflow', 'tensorflow_datasets', 'sklearn', 'matplotlib', 'tensorboardX'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_every_field_is_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    for name in config_lib.flatten(config_lib.default()):
+        assert f"`{name}`" in text, f"README's config reference lacks {name}"
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "cifar10"])
+def test_config_files_are_valid_and_take_strict_arguments(name):
+    import importlib.util
+
+    from ddm_embed.errors import UserError
+    from ddm_embed.validate import validate
+
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    validate(module.get_config())
+    config = module.get_config("input=xt,steps=1234")
+    assert config.embedding.input == "xt" and config.train.steps == 1234 and config.name == name
+    for wrong in ("inputs=xt", "steps", "steps=many", "steps=1.5"):
+        with pytest.raises(UserError):
+            module.get_config(wrong)
+
+
+def test_no_file_is_too_long():
+    for path in MODULES:
+        assert len(path.read_text().splitlines()) <= 300, f"{path} is asking to become two"
+
+
+def test_the_tests_own_config_is_locked():
+    with pytest.raises(AttributeError):
+        tiny_config().train.stepz = 3
+
+
+def test_data_paths_of_the_author_are_nowhere():
+    assert not any("/home/" in path.read_text() for path in [*MODULES, *Path(ROOT / "configs").glob("*.py")])

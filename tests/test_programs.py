@@ -1,0 +1,154 @@
+"""The programs as a user runs them: end to end, and on bad input."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, flags_of, run_module, tiny_config
+from PIL import Image
+
+LAST_LINE = re.compile(r"test accuracy (0\.\d{4}) \+- 0\.\d{4} \(feature=\w+, t=[\d.]+; pixels 0\.\d{4}\)")
+
+
+def refused(process):
+    """The one line with which a program refused to go on."""
+    lines = process.stderr.strip().splitlines()
+    assert process.returncode == 1 and "Traceback" not in process.stderr, process.stderr
+    assert lines[-1].startswith("error: ") and sum(line.startswith("error: ") for line in lines) == 1
+    return lines[-1]
+
+
+def test_train_probe_resume_and_finish(tmp_path):
+    config = tiny_config(**{"probe.after_training": True})
+    arguments = [*flags_of(config), "--workdir", tmp_path / "run"]
+    first = run_module("ddm_embed.main", *arguments)
+    assert first.returncode == 0, first.stderr
+    assert LAST_LINE.fullmatch(first.stdout.splitlines()[-1])
+    assert re.search(r"step 20/20  loss .* images/s  MFU .* ETA 0:00:00", first.stderr)
+    assert json.loads((tmp_path / "run" / "probe" / "linear" / "results.json").read_text())["checkpoint_step"] == 20
+    again = run_module("ddm_embed.main", *arguments)
+    assert again.returncode == 0 and "is finished: step 20 of 20" in again.stderr and "loss" not in again.stderr
+
+
+def test_sigterm_saves_and_exits_with_its_own_code(tmp_path):
+    config = tiny_config(**{"train.steps": 10**6, "train.checkpoint_every": 10**6, "train.log_every": 20})
+    command = [sys.executable, "-m", "ddm_embed.main", *flags_of(config), "--workdir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    step = int(re.search(r"saved at step (\d+) of 1000000; run the same command again", errors).group(1))
+    assert (tmp_path / "run" / "checkpoints" / str(step) / "digest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.train.stepz=3"], "config.train.stepz: no such field; did you mean config.train.steps?"),
+        (["--config.train.steps=many"], "config.train.steps=many"),
+        (["--config.model.variant=Ti/3"], "patch 3 does not divide images of 8x8; use a patch of 1, 2, 4, 8"),
+        (["--config.data.name=tfds:cifar11"], "TFDS knows no dataset cifar11"),
+        (["--config.data.name=folder:/no/such/folder"], "no such folder"),
+        (["--workdir", "README.md/run"], "--workdir README.md/run cannot be written (Not a directory)"),
+        (["--wrokdir=x"], "Unknown command line flag 'wrokdir'"),
+    ],
+)
+def test_bad_flags_end_in_one_line(flags, message, tmp_path):
+    workdir = [] if "--workdir" in flags else ["--workdir", tmp_path / "run"]
+    line = refused(run_module("ddm_embed.main", *flags_of(tiny_config()), *workdir, *flags))
+    assert message in line
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_config_that_is_missing_or_misspelt_ends_in_one_line():
+    assert "--config is missing" in refused(run_module("ddm_embed.main"))
+    assert "no such file" in refused(run_module("ddm_embed.main", "--config", "configs/digit.py"))
+    argument = refused(run_module("ddm_embed.main", "--config", "configs/digits.py:inputs=xt"))
+    assert "expected key=value with key one of" in argument
+
+
+def test_a_batch_that_the_mesh_does_not_divide_ends_in_one_line(tmp_path):
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=3"
+    process = run_module("ddm_embed.main", *flags_of(tiny_config()), "--workdir", tmp_path / "run", XLA_FLAGS=flags)
+    assert "config.train.batch_size=16 does not divide over 3 devices" in refused(process)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_unreadable_image_ends_in_one_line_that_names_it(tmp_path, streamed):
+    for i in range(20):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / f"{i}.png")
+    broken = tmp_path / "7.png"
+    broken.write_bytes(broken.read_bytes()[:120])
+    config = tiny_config(**{"data.name": f"folder:{tmp_path}", "data.resident_gib": 0.0 if streamed else 2.0})
+    process = run_module("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "run")
+    assert f"{broken}: not a readable image" in refused(process)
+
+
+def test_another_config_and_a_damaged_checkpoint(tiny_run, tmp_path):
+    config, workdir = tiny_run
+    shutil.copytree(workdir, tmp_path / "run")
+    arguments = [*flags_of(config), "--workdir", tmp_path / "run"]
+    line = refused(run_module("ddm_embed.main", *arguments, "--config.embedding.dim=9"))
+    assert "holds a run of another config: embedding.dim was 8, is 9" in line
+    (tmp_path / "run" / "checkpoints" / "20" / "train" / "_METADATA").write_text("{}")
+    process = run_module("ddm_embed.main", *arguments)
+    assert process.returncode == 0, process.stderr
+    assert "checkpoint 20 is damaged (train/_METADATA has changed" in process.stderr
+    assert "resuming at step 10 of 20" in process.stderr
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path):
+    config = tiny_config(**{"train.steps": 10**6})
+    arguments = [*flags_of(config), "--workdir", str(tmp_path / "run")]
+    first = subprocess.Popen([sys.executable, "-m", "ddm_embed.main", *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        while first.poll() is None and not (tmp_path / "run" / "config.json").exists():
+            time.sleep(0.05)
+        assert "another process is training in it" in refused(run_module("ddm_embed.main", *arguments))
+    finally:
+        first.kill()
+        first.wait()
+
+
+def test_probing_what_is_no_run_ends_in_one_line(tmp_path):
+    assert "--workdir is missing" in refused(run_module("ddm_embed.probe"))
+    assert "holds no run" in refused(run_module("ddm_embed.probe", "--workdir", tmp_path))
+
+
+def test_your_own_images_train_and_probe(tmp_path):
+    """A folder of a class each, of several sizes; two classes that colour tells apart."""
+    rng = np.random.default_rng(0)
+    for name, channel in (("red", 0), ("blue", 2)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(30):
+            picture = rng.integers(0, 100, (rng.integers(10, 20), 12, 3), np.uint8)
+            picture[..., channel] += 100
+            Image.fromarray(picture).save(tmp_path / "images" / name / f"{i}.jpg")
+    config = tiny_config(**{"data.name": f"folder:{tmp_path}/images", "data.image_size": 8})
+    config.probe.after_training = True
+    process = run_module("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "run")
+    assert process.returncode == 0, process.stderr
+    assert float(LAST_LINE.fullmatch(process.stdout.splitlines()[-1]).group(1)) >= 0.9
+
+
+def test_cifar10_trains_from_tfds_without_tensorflow(tfds_dir, tmp_path):
+    config = tiny_config(**{"data.name": "tfds:cifar10", "data.data_dir": str(tfds_dir), "train.steps": 6})
+    code = (
+        "import runpy, sys, atexit\n"
+        "atexit.register(lambda: print('tensorflow' in sys.modules))\n"
+        "runpy.run_module('ddm_embed.main', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, *flags_of(config), "--workdir", str(tmp_path / "run")]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-1] == "False"

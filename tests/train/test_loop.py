@@ -1,0 +1,176 @@
+import dataclasses
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT, flags_of, run_module, tiny_config
+
+from ddm_embed.errors import UserError
+from ddm_embed.train import loop
+from ddm_embed.train.loop import train
+
+
+def saved_arrays(workdir, step):
+    """Every array of a checkpoint, read without this package's own code."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        trees = [
+            checkpointer.restore(workdir.absolute() / "checkpoints" / str(step) / item) for item in ("train", "ema")
+        ]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(trees)}
+
+
+def assert_bit_identical(a, b):
+    assert a.keys() == b.keys() and len(a) > 50
+    for name in a:
+        assert a[name].tobytes() == b[name].tobytes(), name
+
+
+def metric_lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_what_the_readme_says(tiny_run):
+    _, workdir = tiny_run
+    for name in ("config.json", "versions.json", "parameters.txt", "samples/00000020.png", "checkpoints/20"):
+        assert (workdir / name).exists(), name
+    assert any((workdir / "tensorboard").iterdir())
+    lines = metric_lines(workdir)
+    assert [line["step"] for line in lines] == [5, 10, 15, 20]
+    expected = {"loss", "grad_norm", "images_per_second", "mfu", "learning_rate", "loss_t0.0-0.2", "loss_t0.8-1.0"}
+    assert expected <= lines[0].keys() and lines[-1]["loss"] < lines[0]["loss"]
+
+
+def test_loss_by_noise_level_adds_up_to_the_loss(tiny_run):
+    for line in metric_lines(tiny_run[1]):
+        levels = [value for name, value in line.items() if name.startswith("loss_t")]
+        # 16 stratified draws over 5 slices: 3 or 4 in each, so the mean over slices is the loss but for their shares.
+        assert len(levels) == 5 and np.mean(levels) == pytest.approx(line["loss"], rel=0.15)
+
+
+def test_asked_to_stop_it_saves_and_goes_on_bit_identically(tiny_run, tmp_path, monkeypatch):
+    config, whole = tiny_run
+    config = config.copy_and_resolve_references()
+    original = loop.Progress.log
+
+    def log_then_stop(self, step, total):
+        original(self, step, total)
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.Progress, "log", log_then_stop)
+    outcome = train(config, tmp_path / "run")
+    assert not outcome.finished and outcome.step == 6
+    monkeypatch.undo()
+    assert train(config, tmp_path / "run").finished
+    assert_bit_identical(saved_arrays(tmp_path / "run", 20), saved_arrays(whole, 20))
+    steps = [line["step"] for line in metric_lines(tmp_path / "run")]
+    assert steps == sorted(set(steps)) and steps[-1] == 20
+
+
+def test_streamed_training_is_bit_identical_to_resident(tiny_run, tmp_path):
+    config, whole = tiny_run
+    config = config.copy_and_resolve_references()
+    config.data.resident_gib = 0.0
+    train(config, tmp_path / "run")
+    assert_bit_identical(saved_arrays(tmp_path / "run", 20), saved_arrays(whole, 20))
+
+
+def test_killed_at_any_moment_it_ends_bit_identical(tmp_path):
+    config = tiny_config(**{"train.steps": 300, "train.checkpoint_every": 20, "train.keep_checkpoints": 2})
+    assert run_module("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "whole").returncode == 0
+    command = [sys.executable, "-m", "ddm_embed.main", *flags_of(config), "--workdir", str(tmp_path / "killed")]
+    rng, kills = random.Random(0), 0
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    for _ in range(4):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = set(checkpoints.glob("*"))
+        while process.poll() is None and set(checkpoints.glob("*")) <= before:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.15))  # in the midst of steps, of a save, or between them
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+    assert kills >= 3, "the runs ended before they could be killed"
+    last = run_module("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "killed")
+    assert last.returncode == 0, last.stderr
+    assert_bit_identical(saved_arrays(tmp_path / "killed", 300), saved_arrays(tmp_path / "whole", 300))
+
+
+def test_permuted_labels_change_no_bit_of_training(tmp_path):
+    rng = np.random.default_rng(0)
+    results = []
+    for labels in (np.arange(40) % 4, rng.permutation(np.arange(40) % 4)):
+        folder = tmp_path / f"data{len(results)}"
+        folder.mkdir()
+        np.save(folder / "train_images.npy", np.random.default_rng(1).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8))
+        np.save(folder / "train_labels.npy", labels)
+        config = tiny_config(**{"data.name": f"arrays:{folder}", "train.steps": 10})
+        train(config, folder / "run")
+        results.append(saved_arrays(folder / "run", 10))
+    assert_bit_identical(*results)
+
+
+def test_a_finished_run_is_left_alone(tiny_run):
+    config, workdir = tiny_run
+    before = {file: file.stat().st_mtime_ns for file in (workdir / "checkpoints").rglob("*")}
+    lines = (workdir / "metrics.jsonl").read_text()
+    assert train(config, workdir).nothing_to_do
+    assert before == {file: file.stat().st_mtime_ns for file in (workdir / "checkpoints").rglob("*")}
+    assert lines == (workdir / "metrics.jsonl").read_text()
+
+
+def test_a_loss_that_explodes_stops_the_run(tmp_path):
+    config = tiny_config(**{"optimizer.learning_rate": 1e30, "optimizer.warmup_steps": 0, "optimizer.clip_norm": 0.0})
+    with pytest.raises(UserError, match=r"not finite at step \d+; no checkpoint was saved yet"):
+        train(config, tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+def test_a_nonfinite_step_is_named_with_the_last_good_checkpoint_and_never_saved(tmp_path, monkeypatch):
+    compile_step = loop.compile_step
+
+    def poisoned(*arguments):
+        step = compile_step(*arguments)
+
+        def take(state, batch):
+            at = int(jax.device_get(state.step))
+            state, metrics = step(state, batch)
+            bad = jax.device_put(np.int32(13 if at == 13 else 2**31 - 1))
+            return state, dataclasses.replace(metrics, nonfinite_step=bad)
+
+        return take
+
+    monkeypatch.setattr(loop, "compile_step", poisoned)
+    config = tiny_config(**{"train.log_every": 100, "train.checkpoint_every": 10})
+    with pytest.raises(UserError, match=r"not finite at step 13; the last good checkpoint is .*/checkpoints/10"):
+        train(config, tmp_path / "run")
+    assert [d.name for d in (tmp_path / "run" / "checkpoints").iterdir()] == ["10"]
+
+
+def test_a_directory_of_another_run_is_refused_naming_the_fields(tiny_run):
+    config, workdir = tiny_run
+    other = config.copy_and_resolve_references()
+    other.embedding.dim, other.train.seed, other.train.log_every = 9, 1, 50
+    with pytest.raises(UserError, match=r"embedding\.dim was 8, is 9; train\.seed was 0, is 1\.") as error:
+        train(other, workdir)
+    assert "log_every" not in str(error.value)
+
+
+def test_nothing_compiles_after_the_first_log_line(tmp_path, caplog):
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        train(tiny_config(**{"train.steps": 40, "train.checkpoint_every": 20}), tmp_path / "run")
+    messages = [record.getMessage() for record in caplog.records]
+    first = next(i for i, message in enumerate(messages) if re.search(r"Compiling.*train_step", message))
+    names = [re.search(r"Compiling (\S+)", m).group(1) for m in messages[first + 1 :] if m.startswith("Compiling")]
+    assert len(names) == len(set(names)), f"compiled twice: {names}"
+    assert not any("train_step" in name for name in names)
