@@ -6,7 +6,9 @@ placeholder of its type, so that a flag can set it.
 
 import ast
 import difflib
+import inspect
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,7 @@ def default() -> ConfigDict:
     data.name = "digits"  # digits, tfds:NAME, folder:PATH or arrays:PATH
     data.data_dir = placeholder(str)  # where TFDS datasets are prepared; TFDS_DATA_DIR, then TFDS's own default
     data.image_size = placeholder(int)  # resize a folder's images to this square: shorter side, then centre crop
-    data.test_fraction = (
-        0.2  # share of a labelled dataset without a test split that is kept from training, for the probe
-    )
+    data.test_fraction = 0.2  # share of a labelled dataset without a test split that is kept for the probe
     data.augment = "none"  # none, flip, crop or crop+flip: views drawn on the device
     data.crop_padding = placeholder(int)  # pixels of reflection around a crop; an eighth of the height
     data.resident_gib = 2.0  # a training set up to this many GiB is kept on the devices, a larger one is streamed
@@ -77,13 +77,13 @@ def default() -> ConfigDict:
     optimizer.learning_rate = 1e-3  # AdamW's peak, reached after the warm-up
     optimizer.warmup_steps = 100  # linear from 0; then a cosine down to 0 at train.steps
     optimizer.weight_decay = 0.0  # on matrices, not on biases and scales
-    optimizer.b1 = 0.9
-    optimizer.b2 = 0.99
+    optimizer.b1 = 0.9  # AdamW's decay of the gradient's mean
+    optimizer.b2 = 0.99  # and of its square
     optimizer.clip_norm = 1.0  # global norm of the gradient; 0 switches clipping off
     optimizer.ema_decay = 0.999  # of the averaged parameters that are probed; ramps up over the first steps
 
     c.train = train = ConfigDict()
-    train.steps = 1000
+    train.steps = 1000  # in all; the learning rate reaches 0 there
     train.batch_size = 64  # images a step, over all devices
     train.seed = 0  # of initialisation, data order, noise and views
     train.log_every = 100  # steps
@@ -98,6 +98,19 @@ def default() -> ConfigDict:
     c.probe = probe = ConfigDict()
     probe.after_training = True  # probe the last checkpoint when training ends
     return c.lock()
+
+
+def reference() -> str:
+    """A Markdown table of the fields of `default`, their values and the comments beside them."""
+    rows = ["| field | default | what |", "| --- | --- | --- |"]
+    for line in inspect.getsource(default).splitlines():
+        match = re.fullmatch(r"\s+(c|\w+)\.(\w+) = (.+?)  # (.+)", line)
+        if match:
+            room, field, value, comment = match.groups()
+            name = field if room == "c" else f"{room}.{field}"
+            value = f"`{value}`" if "placeholder" not in value else f"none ({value[12:-1]})"
+            rows.append(f"| `{name}` | {value} | {comment} |")
+    return "\n".join(rows)
 
 
 def probe_default() -> ConfigDict:

@@ -2,6 +2,7 @@
 what was chosen meets the test labels, which `score_on_test` alone reads, once."""
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,9 +69,7 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> dict[str, An
     step, extract = restore_extract(run, config, workdir, source)
     logger.info("probing step %d on %d training and %d test images", step, len(images[0]), len(images[1]))
 
-    profile = []
-    for t in tqdm(config.times, desc="noise levels", disable=None):
-        profile += score_features(extract(images[0], t, 0), t, fold, config)
+    profile = make_profile(lambda t: extract(images[0], t, 0), fold, config)
     chosen = {head: best(profile, head) for head in HEADS}
 
     predictions = {}
@@ -158,6 +157,24 @@ def restore_extract(
     batch_size = -(-config.batch_size // mesh.size) * mesh.size
     extract = make_extract(models, system.make_process(run), run.embedding.input, mesh, batch_size)
     return step, lambda images, t, draw: extract(params, images, t, draw)
+
+
+def make_profile(features_at: Callable[[float], Features], fold: Fold, config: ConfigDict) -> list[Entry]:
+    """Every feature at every noise level under every head; a log line a noise level."""
+    profile, begin = [], time.perf_counter()
+    for done, t in enumerate(config.times, 1):
+        entries = score_features(features_at(t), t, fold, config)
+        profile += entries
+        left = (time.perf_counter() - begin) / done * (len(config.times) - done)
+        leader = best(entries, "ridge")
+        logger.info(
+            "t=%.2f  best of held-out %.4f (%s)  ETA %s",
+            t,
+            leader.validation_accuracy,
+            leader.feature,
+            tqdm.format_interval(left),
+        )
+    return profile
 
 
 def score_features(features: Features, t: float | None, fold: Fold, config: ConfigDict) -> list[Entry]:

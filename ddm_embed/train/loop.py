@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ from ddm_embed.train.checkpoint import Checkpoints
 from ddm_embed.train.metrics import StepMetrics, train_flops
 from ddm_embed.train.optimizer import make_optimizer, make_schedule
 from ddm_embed.train.progress import Progress, check_finite
-from ddm_embed.train.state import TrainState, make_init, state_shardings
+from ddm_embed.train.state import TrainState, abstract_state, create, make_init, shardings_of
 from ddm_embed.train.step import make_train_step
 from ddm_embed.train.workdir import locked, prepare_workdir
 from ddm_embed.validate import mesh_shape, validate, validate_against
@@ -76,21 +77,13 @@ def train_in(config: ConfigDict, workdir: Path, data: source.Source) -> Outcome:
     models = system.make_models(config, data.image_shape)
     optimizer = make_optimizer(config)
     init = make_init(models, optimizer, config.train.seed)
-    shapes = jax.eval_shape(init)
-    shardings = state_shardings(shapes, optimizer, mesh)
-    abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
+    abstract = abstract_state(init, optimizer, mesh)
 
     with closing(Checkpoints(workdir, config.train.keep_checkpoints)) as checkpoints:
         state = checkpoints.restore(abstract)
         if state is None:
-            overview = parameter_overview.get_parameter_overview(shapes.params, include_stats=False)
-            (workdir / "parameters.txt").write_text(overview + "\n")
-            logger.info(
-                "%s parameters; %s lists them",
-                f"{parameter_overview.count_parameters(shapes.params):,}",
-                workdir / "parameters.txt",
-            )
-            state = jax.jit(init, out_shardings=shardings)()
+            list_parameters(abstract.params, workdir / "parameters.txt")
+            state = create(init, abstract)
         start = int(state.step)
         if start >= config.train.steps:
             return Outcome(start, finished=True, nothing_to_do=True)
@@ -102,6 +95,12 @@ def train_in(config: ConfigDict, workdir: Path, data: source.Source) -> Outcome:
             first = next(batches)  # reads the data and fails here if it cannot
             with closing(open_progress(config, workdir, start, models, data.train.images, mesh)) as progress:
                 return run(config, train_step, state, itertools.chain([first], batches), checkpoints, progress)
+
+
+def list_parameters(params: Any, path: Path) -> None:
+    """Writes every parameter's name and shape, and logs how many there are."""
+    path.write_text(parameter_overview.get_parameter_overview(params, include_stats=False) + "\n")
+    logger.info("%s parameters, listed in %s", f"{parameter_overview.count_parameters(params):,}", path)
 
 
 def run(
@@ -149,10 +148,8 @@ def run(
 
 def compile_step(config: ConfigDict, models: Models, optimizer, mesh: Mesh, abstract: TrainState) -> Callable:
     """The training step, compiled before the loop for exactly these shapes: others are an error, not a recompile."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    step = make_train_step(
-        config, system.make_objective(config), system.make_networks(models), optimizer, mesh, shardings
-    )
+    objective, networks = system.make_objective(config), system.make_networks(models)
+    step = make_train_step(config, objective, networks, optimizer, mesh, shardings_of(abstract))
     shape = (config.train.batch_size, *models.image_shape)
     image = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=NamedSharding(mesh, P(BATCH_AXES)))
     begin = time.perf_counter()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from ddm_embed.errors import UserError
 from ddm_embed.train import picture
@@ -59,7 +60,7 @@ class Progress:
             values["grad_norm"],
             rate,
             100 * values["mfu"],
-            duration((self._config.train.steps - step) * seconds),
+            tqdm.format_interval((self._config.train.steps - step) * seconds),
         )
         self._logged, self._since = step, now
 
@@ -86,10 +87,3 @@ def check_finite(total: StepMetrics, checkpoints: Checkpoints) -> None:
         f"loss or gradient is not finite at step {bad}; {good}. "
         "Try a lower config.optimizer.learning_rate, a longer warm-up or config.model.dtype=float32"
     )
-
-
-def duration(seconds: float) -> str:
-    """3725 -> "1:02:05"."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

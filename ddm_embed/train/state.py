@@ -1,5 +1,6 @@
 """What training carries from step to step, and how it is created on the mesh."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ class TrainState:
     opt_state: Any
 
 
-def make_init(models: Models, optimizer: optax.GradientTransformation, seed: int):
+def make_init(models: Models, optimizer: optax.GradientTransformation, seed: int) -> Callable[[], TrainState]:
     """A function of nothing -> the state before the first step; trace it for shapes, jit it to create."""
 
     def init() -> TrainState:
@@ -38,11 +39,25 @@ def make_init(models: Models, optimizer: optax.GradientTransformation, seed: int
     return init
 
 
-def state_shardings(abstract: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A tree of NamedSharding like the state: optimizer state and EMA lie as the parameters do."""
-    specs = partition(abstract.params)
+def abstract_state(init: Callable[[], TrainState], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """The state as shapes, dtypes and NamedShardings: optimizer state and EMA lie as the parameters do."""
+    shapes = jax.eval_shape(init)
+    specs = partition(shapes.params)
     opt_specs = optax.tree_map_params(
-        optimizer, lambda _, spec: spec, abstract.opt_state, specs, transform_non_params=lambda _: P()
+        optimizer, lambda _, spec: spec, shapes.opt_state, specs, transform_non_params=lambda _: P()
     )
-    tree = TrainState(step=P(), params=specs, ema_params=specs, opt_state=opt_specs)
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), tree, is_leaf=lambda leaf: isinstance(leaf, P))
+    return jax.tree.map(
+        lambda leaf, spec: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)),
+        shapes,
+        TrainState(step=P(), params=specs, ema_params=specs, opt_state=opt_specs),
+    )
+
+
+def shardings_of(abstract: TrainState) -> TrainState:
+    """A tree of NamedSharding like the state."""
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def create(init: Callable[[], TrainState], abstract: TrainState) -> TrainState:
+    """The state before the first step, made where it lies: no device ever holds all of it."""
+    return jax.jit(init, out_shardings=shardings_of(abstract))()

@@ -41,7 +41,7 @@ def make_train_step(
       networks: functions of parameters.
       optimizer: as given to `state.make_init`.
       mesh: the device mesh.
-      shardings: where each part of the state lies, from `state.state_shardings`.
+      shardings: where each part of the state lies, from `state.shardings_of`.
     """
     seed, kind, padding = config.train.seed, config.data.augment, config.data.crop_padding
 

@@ -15,7 +15,7 @@ from ddm_embed.data.source import open_source
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.train.loop import compile_step, open_batches
 from ddm_embed.train.optimizer import make_optimizer
-from ddm_embed.train.state import make_init, state_shardings
+from ddm_embed.train.state import abstract_state, create, make_init
 
 
 def curve(data, fsdp, config, source):
@@ -23,10 +23,8 @@ def curve(data, fsdp, config, source):
     mesh = make_mesh(data, fsdp, jax.devices()[: data * fsdp])
     models, optimizer = system.make_models(config, source.image_shape), make_optimizer(config)
     init = make_init(models, optimizer, config.train.seed)
-    shapes = jax.eval_shape(init)
-    shardings = state_shardings(shapes, optimizer, mesh)
-    abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, shardings)
-    state = jax.jit(init, out_shardings=shardings)()
+    abstract = abstract_state(init, optimizer, mesh)
+    state = create(init, abstract)
     step = compile_step(config, models, optimizer, mesh, abstract)
     batches, losses = open_batches(config, source.train.images, mesh, 0), []
     for _ in range(20):
