@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from ddm_embed.diffusion.objective import Networks, Objective
 from ddm_embed.diffusion.process import PROCESSES, DiscreteChain
-from ddm_embed.models.build import Models, build
+from ddm_embed.models.build import Models, build, resolve
 
 
 def make_process(config: ConfigDict) -> DiscreteChain:
@@ -38,7 +38,8 @@ def make_models(config: ConfigDict, image_shape: tuple[int, int, int], platform:
         dtype = "float32" if platform == "cpu" else "bfloat16"
     attention = model.attention
     if attention == "auto":
-        attention = "cudnn" if platform == "gpu" and dtype == "bfloat16" else "xla"
+        width, _, heads, _ = resolve(model.variant, model.width, model.depth, model.heads)
+        attention = "cudnn" if platform == "gpu" and dtype == "bfloat16" and cudnn_takes(width // heads) else "xla"
     return build(
         variant=model.variant,
         image_shape=image_shape,
@@ -54,6 +55,12 @@ def make_models(config: ConfigDict, image_shape: tuple[int, int, int], platform:
         attention=attention,
         dtype=jnp.dtype(dtype),
     )
+
+
+def cudnn_takes(head_dim: int) -> bool:
+    """Whether cuDNN's fused attention handles heads of this many dimensions on this GPU (Ampere or later)."""
+    capability = float(getattr(jax.devices()[0], "compute_capability", 0))
+    return capability >= 8.0 and head_dim % 8 == 0 and head_dim <= 128
 
 
 def make_networks(models: Models) -> Networks:

@@ -7,7 +7,7 @@ from ddm_embed.diffusion.objective import INPUTS, TIMESTEPS, WEIGHTS
 from ddm_embed.diffusion.prediction import PREDICTIONS
 from ddm_embed.diffusion.process import PROCESSES
 from ddm_embed.errors import UserError
-from ddm_embed.models.build import VARIANTS, parse_variant
+from ddm_embed.models.build import parse_variant, resolve
 
 CHOICES = {
     "model.attention": ("auto", "xla", "cudnn"),
@@ -77,7 +77,8 @@ def validate(config: ConfigDict) -> None:
         parse_variant(config.model.variant)
     except ValueError as error:
         raise UserError(f"config.model.variant={config.model.variant!r} {error}") from error
-    width, heads = resolved_width(config), resolved_heads(config)
+    model = config.model
+    width, _, heads, _ = resolve(model.variant, model.width, model.depth, model.heads)
     if width % 4 or width % heads:
         raise UserError(
             f"config.model.width={width} must divide by 4 (sine-cosine positions) and by config.model.heads={heads}"
@@ -96,14 +97,15 @@ def validate(config: ConfigDict) -> None:
         )
 
 
-def validate_against(config: ConfigDict, image_shape: tuple[int, int, int], devices: int) -> None:
-    """Checks the config against the images, [height, width, channel], and the number of devices.
+def validate_against(config: ConfigDict, image_shape: tuple[int, int, int], devices: int, platform: str) -> None:
+    """Checks the config against the images, (height, width, channel), and the devices: how many, "cpu", "gpu" or "tpu".
 
     Raises:
       UserError: naming the first field that is wrong.
     """
     height, width, _ = image_shape
-    _, patch = parse_variant(config.model.variant)
+    model = config.model
+    model_width, _, _, patch = resolve(model.variant, model.width, model.depth, model.heads)
     if height % patch or width % patch:
         common = [p for p in range(1, min(height, width) + 1) if height % p == 0 and width % p == 0]
         raise UserError(
@@ -113,14 +115,16 @@ def validate_against(config: ConfigDict, image_shape: tuple[int, int, int], devi
     padding = config.data.crop_padding
     if "crop" in config.data.augment and padding is not None and padding >= min(height, width):
         raise UserError(f"config.data.crop_padding={padding} must be less than the image's side, {min(height, width)}")
+    if model.attention == "cudnn" and platform != "gpu":
+        raise UserError(f"config.model.attention='cudnn' needs a GPU, this is a {platform}; use auto")
     data, fsdp = mesh_shape(config, devices)
     if config.train.batch_size % (data * fsdp):
         raise UserError(
             f"config.train.batch_size={config.train.batch_size} does not divide over {data * fsdp} devices "
             f"(mesh.data={data} x mesh.fsdp={fsdp}); use a multiple of {data * fsdp}"
         )
-    if resolved_width(config) % fsdp:
-        raise UserError(f"config.mesh.fsdp={fsdp} does not divide the model's width {resolved_width(config)}")
+    if model_width % fsdp:
+        raise UserError(f"config.mesh.fsdp={fsdp} does not divide the model's width {model_width}")
 
 
 def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
@@ -138,14 +142,6 @@ def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
             "set mesh.data to -1 and mesh.fsdp to a divisor"
         )
     return data, fsdp
-
-
-def resolved_width(config: ConfigDict) -> int:
-    return config.model.width or VARIANTS[parse_variant(config.model.variant)[0]][0]
-
-
-def resolved_heads(config: ConfigDict) -> int:
-    return config.model.heads or VARIANTS[parse_variant(config.model.variant)[0]][2]
 
 
 def validate_probe(config: ConfigDict) -> None:

@@ -61,6 +61,7 @@ def test_consistency_needs_an_encoder():
     [
         ({"model.variant": "Ti/3"}, (32, 32, 3), 1, "patch 3 does not divide images of 32x32; use a patch of 1, 2, 4"),
         ({}, (8, 8, 1), 3, r"batch_size=16 does not divide over 3 devices .*; use a multiple of 3"),
+        ({"model.attention": "cudnn"}, (8, 8, 1), 1, "attention='cudnn' needs a GPU"),
         ({"mesh.data": 2}, (8, 8, 1), 8, "does not make 8 devices"),
         ({"mesh.fsdp": 3}, (8, 8, 1), 8, "does not make 8 devices"),
         ({"mesh.fsdp": 6, "train.batch_size": 24}, (8, 8, 1), 6, "mesh.fsdp=6 does not divide the model's width 16"),
@@ -69,7 +70,7 @@ def test_consistency_needs_an_encoder():
 )
 def test_a_config_that_does_not_fit_images_or_devices_is_refused(changes, shape, devices, message):
     with pytest.raises(UserError, match=message):
-        validate_against(tiny_config(**changes), shape, devices)
+        validate_against(tiny_config(**changes), shape, devices, "cpu")
 
 
 def test_mesh_fills_what_is_left():

@@ -76,6 +76,13 @@ def parse_variant(variant: str) -> tuple[str, int]:
     return name, int(patch)
 
 
+def resolve(variant: str, width: int | None, depth: int | None, heads: int | None) -> tuple[int, int, int, int]:
+    """(width, depth, heads, patch): the variant's, but for those given."""
+    name, patch = parse_variant(variant)
+    variant_width, variant_depth, variant_heads = VARIANTS[name]
+    return width or variant_width, depth or variant_depth, heads or variant_heads, patch
+
+
 def build(
     *,
     variant: str,
@@ -103,18 +110,16 @@ def build(
       encoder_depth: blocks of the encoder; the denoiser's depth unless given.
       attention: "xla", or "cudnn" where there is one.
     """
-    name, patch = parse_variant(variant)
-    variant_width, variant_depth, variant_heads = VARIANTS[name]
+    width, depth, heads, patch = resolve(variant, width, depth, heads)
     trunk = dict(
-        width=width or variant_width,
-        heads=heads or variant_heads,
+        width=width,
+        heads=heads,
         patch=patch,
         mlp_ratio=mlp_ratio,
         qk_norm=qk_norm,
         attention=attention,
         dtype=dtype,
     )
-    depth = depth or variant_depth
     encoder = predictor = None
     if embedding_dim is not None:
         encoder = Encoder(depth=encoder_depth or depth, dim=embedding_dim, sphere=sphere, **trunk)

@@ -60,7 +60,7 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
     """
     validate(config)
     data = source.open_source(config)
-    validate_against(config, data.image_shape, jax.device_count())
+    validate_against(config, data.image_shape, jax.device_count(), jax.default_backend())
     with locked(workdir):
         prepare_workdir(workdir, config)
         return train_in(config, workdir, data)
