@@ -8,22 +8,21 @@ from ddm_embed import config as config_lib
 
 def get_config(arg=""):
     """Takes `input=x0|xt|view|none` and `steps=N`, as in configs/digits.py:input=xt,steps=500."""
-    arg = config_lib.parse_arg(arg, input="x0", steps=2000)
+    arg = config_lib.parse_arg(arg, input="x0", steps=1200)
     c = config_lib.default()
     c.name = "digits"
     c.data.name = "digits"
     c.model.variant = "Ti/2"
-    c.model.width = 64
+    c.model.width = 128
     c.model.heads = 4
     c.model.depth = 3
     c.model.encoder_depth = 2
     c.embedding.input = arg["input"]
-    c.embedding.dim = 64
+    c.embedding.dim = 128
+    c.diffusion.prediction = "v"
     c.optimizer.learning_rate = 2e-3
     c.optimizer.ema_decay = 0.995
     c.train.steps = arg["steps"]
-    c.train.batch_size = 64
-    c.train.log_every = 100
-    c.train.checkpoint_every = 500
-    c.train.picture_every = 1000
+    c.train.checkpoint_every = 400
+    c.train.picture_every = 400
     return c

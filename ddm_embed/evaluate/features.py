@@ -52,6 +52,7 @@ def make_extract(
         _, tokens = models.denoiser.apply({"params": params["denoiser"]}, xt, level, z)
         return features | {f"denoiser_{i}": pool(layer) for i, layer in enumerate(tokens, 1)}
 
+    names = feature_names(models)
     split, whole = NamedSharding(mesh, P(BATCH_AXES)), NamedSharding(mesh, P())
     compiled = jax.jit(extract, in_shardings=(whole, split, split, whole, whole), out_shardings=split)
 
@@ -63,9 +64,15 @@ def make_extract(
             full = np.pad(chunk, ((0, batch_size - len(chunk)), (0, 0), (0, 0), (0, 0)))
             part = compiled(params, full, position, np.float32(t), np.int32(draw))
             parts.append(part)
-        return jax.tree.map(lambda *a: jnp.concatenate(a)[: len(images)], *parts)
+        return {name: jnp.concatenate([part[name] for part in parts])[: len(images)] for name in names}
 
     return extract_all
+
+
+def feature_names(models: Models) -> list[str]:
+    """From the input on; JAX returns a dictionary in alphabetical order, which puts layer 10 before layer 2."""
+    encoder = models.encoder and ["z", *(f"encoder_{i}" for i in range(1, models.encoder.depth + 1))]
+    return (encoder or []) + [f"denoiser_{i}" for i in range(1, models.denoiser.depth + 1)]
 
 
 def pool(tokens: Float[Array, "batch token dim"]) -> Float[Array, "batch dim"]:

@@ -65,4 +65,4 @@ def draw(columns: Float[np.ndarray, "column batch height width channel"], path: 
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, bbox_inches="tight")
