@@ -8,13 +8,11 @@ from ddm_embed import config as config_lib
 
 def get_config(arg=""):
     """Takes `input=x0|xt|view|none` and `steps=N`, as in configs/digits.py:input=xt,steps=500."""
-    arg = config_lib.parse_arg(arg, input="x0", steps=1200)
+    arg = config_lib.parse_arg(arg, input="x0", steps=2000)
     c = config_lib.default()
     c.name = "digits"
     c.data.name = "digits"
-    c.model.variant = "Ti/2"
-    c.model.width = 128
-    c.model.heads = 4
+    c.model.variant = "Ti/4"
     c.model.depth = 3
     c.model.encoder_depth = 2
     c.embedding.input = arg["input"]
@@ -23,6 +21,6 @@ def get_config(arg=""):
     c.optimizer.learning_rate = 2e-3
     c.optimizer.ema_decay = 0.995
     c.train.steps = arg["steps"]
-    c.train.checkpoint_every = 400
-    c.train.picture_every = 400
+    c.train.checkpoint_every = 1000
+    c.train.picture_every = 1000
     return c

@@ -123,9 +123,10 @@ def probe_default() -> ConfigDict:
     c.temperature = 0.07  # of its votes: exp(cosine / temperature)
     c.validation_fraction = 0.2  # share of the training images held out to choose layer, t and strength
     c.seed = 0  # of the held-out split and the noise draws
-    c.noise_draws = 5  # draws of noise over which the test accuracy is averaged
+    c.noise_draws = 5  # draws of the test images' noise over which the test accuracy is averaged
     c.batch_size = 500  # images a forward pass, over all devices
-    c.resident_images = 60_000  # most training images to probe; a larger set is sampled down to this many
+    c.selection_images = 10_000  # most training images on which feature, t and strength are chosen
+    c.training_images = 100_000  # most training images on which the chosen head is fitted
     return c.lock()
 
 

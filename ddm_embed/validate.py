@@ -61,7 +61,8 @@ PROBE_RANGES = {
     "seed": (0, 2**31 - 1),
     "noise_draws": (1, None),
     "batch_size": (1, None),
-    "resident_images": (10, None),
+    "selection_images": (10, None),
+    "training_images": (10, None),
 }
 
 

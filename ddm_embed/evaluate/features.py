@@ -1,14 +1,13 @@
 """Frozen features of images at a noise level: z, and the pooled tokens of every encoder layer and denoiser block."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from ddm_embed.data.augment import to_float
 from ddm_embed.diffusion import prediction as prediction_lib
@@ -21,12 +20,12 @@ Features = dict[str, Float[Array, "number dim"]]
 
 def make_extract(
     models: Models, process: DiscreteChain, encoder_input: str, mesh: Mesh, batch_size: int
-) -> Callable[[Any, UInt8[np.ndarray, "number height width channel"], float, int], Features]:
-    """A function (params, images, t, draw) -> features of all images, float32 [number, dim] under each name.
+) -> Callable[..., Features]:
+    """A function (params, images, t, draw, names) -> features of all images, float32 [number, dim] under each name.
 
-    Names are `z`, `encoder_1` ... `encoder_L`, `denoiser_1` ... `denoiser_L`, counted from the input. The noise of an
-    image depends on `draw` and on its position, not on the batch size or the number of devices; it is the same at
-    every t. The encoder sees what it saw in training; for `view`, the noised image itself.
+    Names are `z`, `encoder_1` ... `encoder_L`, `denoiser_1` ... `denoiser_L`, counted from the input; what is not named
+    is not computed. The noise of an image depends on `draw` and on its position, not on the batch size or the number of
+    devices; it is the same at every t. The encoder sees what it saw in training; for `view`, the noised image itself.
 
     Args:
       models: the run's modules.
@@ -36,7 +35,7 @@ def make_extract(
       batch_size: images a pass; a multiple of the mesh's size.
     """
 
-    def extract(params, image, position, t, draw):
+    def extract(params, image, position, t, draw, names):
         x0 = to_float(image)  # (B, H, W, C)
         key = jax.random.fold_in(jax.random.key(0), draw)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(position)
@@ -50,27 +49,27 @@ def make_extract(
             features["z"] = z
             features |= {f"encoder_{i}": pool(layer) for i, layer in enumerate(tokens, 1)}
         _, tokens = models.denoiser.apply({"params": params["denoiser"]}, xt, level, z)
-        return features | {f"denoiser_{i}": pool(layer) for i, layer in enumerate(tokens, 1)}
+        features |= {f"denoiser_{i}": pool(layer) for i, layer in enumerate(tokens, 1)}
+        return tuple(features[name] for name in names)
 
-    names = feature_names(models)
     split, whole = NamedSharding(mesh, P(BATCH_AXES)), NamedSharding(mesh, P())
-    compiled = jax.jit(extract, in_shardings=(whole, split, split, whole, whole), out_shardings=split)
+    compiled = jax.jit(extract, in_shardings=(whole, split, split, whole, whole), out_shardings=split, static_argnums=5)
 
-    def extract_all(params, images, t, draw) -> Features:
+    def extract_all(params, images, t, draw, names) -> Features:
         parts = []
         for start in range(0, len(images), batch_size):
             chunk = images[start : start + batch_size]
             position = np.arange(start, start + batch_size, dtype=np.int32)
             full = np.pad(chunk, ((0, batch_size - len(chunk)), (0, 0), (0, 0), (0, 0)))
-            part = compiled(params, full, position, np.float32(t), np.int32(draw))
-            parts.append(part)
-        return {name: jnp.concatenate([part[name] for part in parts])[: len(images)] for name in names}
+            parts.append(compiled(params, full, position, np.float32(t), np.int32(draw), tuple(names)))
+        columns = (jnp.concatenate(column)[: len(images)] for column in zip(*parts, strict=True))
+        return dict(zip(names, columns, strict=True))
 
     return extract_all
 
 
 def feature_names(models: Models) -> list[str]:
-    """From the input on; JAX returns a dictionary in alphabetical order, which puts layer 10 before layer 2."""
+    """All that a run has, from the input on."""
     encoder = models.encoder and ["z", *(f"encoder_{i}" for i in range(1, models.encoder.depth + 1))]
     return (encoder or []) + [f"denoiser_{i}" for i in range(1, models.denoiser.depth + 1)]
 

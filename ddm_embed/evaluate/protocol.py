@@ -17,17 +17,20 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ddm_embed import system
-from ddm_embed.data.source import Source, Split, open_source, read_all, subset
+from ddm_embed.data.source import Source, Split, open_source, read_all
 from ddm_embed.errors import UserError
 from ddm_embed.evaluate import heads
 from ddm_embed.evaluate.baselines import pixel_features
-from ddm_embed.evaluate.features import Features, make_extract
+from ddm_embed.evaluate.features import Features, feature_names, make_extract
+from ddm_embed.evaluate.splits import Fold, check_labelled, sample, sample_positions, split_fold
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.train.checkpoint import restore_ema
 
 logger = logging.getLogger("ddm_embed")
 
 HEADS = ("ridge", "knn")
+
+Pixels = UInt8[np.ndarray, "number height width channel"]
 
 
 class Entry(NamedTuple):
@@ -43,13 +46,12 @@ class Entry(NamedTuple):
     validation_accuracy: float
 
 
-class Fold(NamedTuple):
-    """Labels of the training images, and which of them fit the heads and which choose among them."""
+class Reader(NamedTuple):
+    """A checkpoint that is read for features: its step, what it offers, and (images, t, draw, names) -> features."""
 
-    labels: Int[np.ndarray, " number"]
-    fit: Int[np.ndarray, " fit"]
-    validation: Int[np.ndarray, " validation"]
-    classes: int
+    step: int
+    names: list[str]
+    read: Callable[[Pixels, float, int, list[str]], Features]
 
 
 def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -63,91 +65,56 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> dict[str, An
     """
     source = open_source(run)
     test = check_labelled(source)
-    train = sample(source.train, config.resident_images, config.seed)
-    fold = split_fold(train.read_labels(), config.validation_fraction, config.seed)
-    images = read_all(train.images, run.data.threads), read_all(test.images, run.data.threads)
-    step, extract = restore_extract(run, config, workdir, source)
-    logger.info("probing step %d on %d training and %d test images", step, len(images[0]), len(images[1]))
+    train = sample(source.train, config.training_images, config.seed)
+    images, labels = read_all(train.images, run.data.threads), train.read_labels()
+    choosing = sample_positions(len(images), config.selection_images, config.seed)
+    fold = split_fold(labels[choosing], config.validation_fraction, config.seed)
+    test_images = read_all(test.images, run.data.threads)
+    reader = open_reader(run, config, workdir, source)
+    logger.info(
+        "probing step %d: %d images to fit, %d to choose by, then %d to fit and %d to test",
+        reader.step, len(fold.fit), len(fold.validation), len(images), len(test_images),
+    )  # fmt: skip
 
-    profile = make_profile(lambda t: extract(images[0], t, 0), fold, config)
+    profile = make_profile(lambda t: reader.read(images[choosing], t, 0, reader.names), fold, config)
     chosen = {head: best(profile, head) for head in HEADS}
-
-    predictions = {}
-    for head, entry in chosen.items():
-        draws = []
-        for draw in range(config.noise_draws):
-            features = [extract(part, entry.t, draw)[entry.feature] for part in images]
-            draws.append(predict(entry, *features, fold, config))
-        predictions[head] = draws
+    fit_labels = jnp.asarray(labels)
+    predictions = {
+        head: predict_draws(entry, reader, images, fit_labels, test_images, fold.classes, run, config)
+        for head, entry in chosen.items()
+    }
     baselines = {}
-    for name, (fit_pixels, test_pixels) in pixel_features(*images, fold.fit).items():
-        for head in HEADS:
-            entries = [e for e in score_features({name: fit_pixels}, None, fold, config) if e.head == head]
-            key = name if head == "ridge" else f"{name}_{head}"
-            baselines[key] = entries[0]
-            predictions[key] = [predict(entries[0], fit_pixels, test_pixels, fold, config)]
+    for name, (pixels, test_pixels) in pixel_features(images, test_images, choosing[fold.fit]).items():
+        for entry in score_features({name: pixels[choosing]}, None, fold, config):
+            key = name if entry.head == "ridge" else f"{name}_{entry.head}"
+            baselines[key] = entry
+            predictions[key] = [predict(entry, pixels, fit_labels, test_pixels, fold.classes, config)]
 
     scores = score_on_test(test, predictions)
-    ridge = chosen["ridge"]
     return {
         "dataset": source.name,
-        "protocol": protocol(config, fold, len(images[1])),
-        "checkpoint_step": step,
+        "protocol": protocol(config, fold, len(images), len(test_images)),
+        "checkpoint_step": reader.step,
         "seeds": {"train": run.train.seed, "probe": config.seed},
         "profile": [entry._asdict() for entry in profile],
-        "selected": ridge._asdict(),
-        "test_accuracy": float(np.mean(scores["ridge"])),
-        "test_accuracy_std": float(np.std(scores["ridge"])),
-        "test_accuracy_draws": scores["ridge"],
-        "knn": chosen["knn"]._asdict()
-        | {"test_accuracy": float(np.mean(scores["knn"])), "test_accuracy_std": float(np.std(scores["knn"]))},
+        "selected": chosen["ridge"]._asdict(),
+        **summary(scores["ridge"]),
+        "knn": chosen["knn"]._asdict() | summary(scores["knn"]),
         "baselines": {name: scores[name][0] for name in baselines},
         "baseline_choices": {name: entry._asdict() for name, entry in baselines.items()},
     }
 
 
-def check_labelled(source: Source) -> Split:
-    """The test split of a dataset that can be probed.
-
-    Raises:
-      UserError: it has no labels or no test images.
-    """
-    if source.train.read_labels is None:
-        raise UserError(f"{source.name} has no labels, so there is nothing to probe; its embeddings need none to train")
-    if source.test is None or source.test.read_labels is None:
-        raise UserError(
-            f"{source.name} has no labelled test images; add some, or set config.data.test_fraction above 0"
-        )
-    return source.test
+def summary(scores: list[float]) -> dict[str, Any]:
+    return {
+        "test_accuracy": float(np.mean(scores)),
+        "test_accuracy_std": float(np.std(scores)),
+        "test_accuracy_draws": scores,
+    }
 
 
-def sample(split: Split, most: int, seed: int) -> Split:
-    """The split, or a seeded sample of `most` of its images."""
-    if len(split) <= most:
-        return split
-    logger.info("probing with a sample of %d of %d training images (config.resident_images)", most, len(split))
-    return subset(split, np.sort(np.random.default_rng(seed).permutation(len(split))[:most]))
-
-
-def split_fold(labels: Int[np.ndarray, " number"], fraction: float, seed: int) -> Fold:
-    """Holds out a seeded random share of the training images.
-
-    Raises:
-      UserError: fewer than two classes, or too few images to hold any out.
-    """
-    if len(np.unique(labels)) < 2:
-        raise UserError(f"all {len(labels)} training images are of one class; a probe needs two")
-    held = round(len(labels) * fraction)
-    if not 0 < held < len(labels):
-        raise UserError(f"config.validation_fraction={fraction} of {len(labels)} images holds out {held}; change it")
-    order = np.random.default_rng(seed).permutation(len(labels))
-    return Fold(labels, np.sort(order[held:]), np.sort(order[:held]), int(labels.max()) + 1)
-
-
-def restore_extract(
-    run: ConfigDict, config: ConfigDict, workdir: Path, source: Source
-) -> tuple[int, Callable[[UInt8[np.ndarray, "number height width channel"], float, int], Features]]:
-    """(checkpoint's step, function (images, t, draw) -> features) with the EMA parameters in place."""
+def open_reader(run: ConfigDict, config: ConfigDict, workdir: Path, source: Source) -> Reader:
+    """The newest sound checkpoint, its EMA parameters in place on all devices."""
     mesh = make_mesh(jax.device_count(), 1)
     models = system.make_models(run, source.image_shape)
     shapes = jax.eval_shape(models.init, jax.random.key(0))
@@ -156,7 +123,7 @@ def restore_extract(
     step, params = restore_ema(workdir, abstract)
     batch_size = -(-config.batch_size // mesh.size) * mesh.size
     extract = make_extract(models, system.make_process(run), run.embedding.input, mesh, batch_size)
-    return step, lambda images, t, draw: extract(params, images, t, draw)
+    return Reader(step, feature_names(models), lambda *arguments: extract(params, *arguments))
 
 
 def make_profile(features_at: Callable[[float], Features], fold: Fold, config: ConfigDict) -> list[Entry]:
@@ -207,16 +174,43 @@ def best(profile: list[Entry], head: str) -> Entry:
     return max((entry for entry in profile if entry.head == head), key=lambda entry: entry.validation_accuracy)
 
 
+def predict_draws(
+    entry: Entry,
+    reader: Reader,
+    images: Pixels,
+    labels: Int[Array, " number"],
+    test_images: Pixels,
+    classes: int,
+    run: ConfigDict,
+    config: ConfigDict,
+) -> list[Int[np.ndarray, " test"]]:
+    """The test images' classes under each draw of their noise, by the chosen head fitted on all training images.
+
+    An encoder that sees the clean image knows no noise, so one draw stands for all.
+    """
+    noiseless = run.embedding.input == "x0" and not entry.feature.startswith("denoiser")
+    train = reader.read(images, entry.t, 0, [entry.feature])[entry.feature]
+    draws = []
+    for draw in range(1 if noiseless else config.noise_draws):
+        test = reader.read(test_images, entry.t, draw, [entry.feature])[entry.feature]
+        draws.append(predict(entry, train, labels, test, classes, config))
+    return draws * config.noise_draws if noiseless else draws
+
+
 def predict(
-    entry: Entry, train: Float[Array, "number dim"], test: Float[Array, "test dim"], fold: Fold, config: ConfigDict
+    entry: Entry,
+    train: Float[Array, "number dim"],
+    labels: Int[Array, " number"],
+    test: Float[Array, "test dim"],
+    classes: int,
+    config: ConfigDict,
 ) -> Int[np.ndarray, " test"]:
-    """The test images' classes, by the chosen head fitted again on all training images."""
-    labels = jnp.asarray(fold.labels)
-    if entry.head == "ridge":
-        train, test = heads.standardise(train, test)
-        strength = jnp.asarray([entry.strength], jnp.float32)
-        return np.asarray(heads.ridge_predict(test, *heads.ridge(train, labels, strength, fold.classes))[0])
-    return np.asarray(heads.nearest(train, labels, test, fold.classes, config.neighbours, config.temperature))
+    """The classes that the entry's head, fitted on `train`, gives to `test`."""
+    if entry.head == "knn":
+        return np.asarray(heads.nearest(train, labels, test, classes, config.neighbours, config.temperature))
+    train, test = heads.standardise(train, test)
+    strength = jnp.asarray([entry.strength], jnp.float32)
+    return np.asarray(heads.ridge_predict(test, *heads.ridge(train, labels, strength, classes))[0])
 
 
 def score_on_test(test: Split, predictions: dict[str, list[Int[np.ndarray, " test"]]]) -> dict[str, list[float]]:
@@ -225,16 +219,18 @@ def score_on_test(test: Split, predictions: dict[str, list[Int[np.ndarray, " tes
     return {name: [float(np.mean(p == labels)) for p in draws] for name, draws in predictions.items()}
 
 
-def protocol(config: ConfigDict, fold: Fold, tests: int) -> dict[str, Any]:
+def protocol(config: ConfigDict, fold: Fold, trained: int, tested: int) -> dict[str, Any]:
     """How the figures came about, in words and numbers."""
     return {
         "name": config.name,
         "head": "ridge regression onto one-hot labels on standardised features, closed form",
-        "selection": "feature, t and strength of highest accuracy on held-out training images; refitted on all of them",
+        "selection": "feature, t and strength of highest accuracy on held-out training images",
+        "final": "the chosen head fitted again on all training images; test labels read once",
         "parameters": "EMA",
-        "fit_images": len(fold.fit),
-        "validation_images": len(fold.validation),
-        "test_images": tests,
+        "selection_fit_images": len(fold.fit),
+        "selection_validation_images": len(fold.validation),
+        "training_images": trained,
+        "test_images": tested,
         "classes": fold.classes,
         "noise_draws": config.noise_draws,
         "knn": {"neighbours": config.neighbours, "temperature": config.temperature, "metric": "cosine"},

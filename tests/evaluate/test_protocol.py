@@ -2,6 +2,7 @@ import dataclasses
 import json
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from conftest import run_module, tiny_config
 from ddm_embed import config as config_lib
 from ddm_embed.data.source import Source, Split
 from ddm_embed.errors import UserError
-from ddm_embed.evaluate import protocol, report
-from ddm_embed.evaluate.features import make_extract
+from ddm_embed.evaluate import protocol, report, splits
+from ddm_embed.evaluate.features import feature_names, make_extract
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.system import make_models, make_process
+from ddm_embed.train.checkpoint import restore_ema
 from ddm_embed.train.loop import train
 
 
@@ -87,21 +89,27 @@ def test_features_do_not_depend_on_the_batch_size(tiny_run):
     config, workdir = tiny_run
     source = protocol.open_source(config)
     models, images = make_models(config, source.image_shape), np.asarray(source.train.images[:30])
-    step, _ = protocol.restore_extract(config, config_lib.probe_default(), workdir, source)
-    assert step == 20
-    import jax
-
-    from ddm_embed.train.checkpoint import restore_ema
-
     _, params = restore_ema(workdir, jax.eval_shape(models.init, jax.random.key(0)))
-    mesh = make_mesh(1, 1)
-    few, many = (
-        make_extract(models, make_process(config), "xt", mesh, size)(params, images, 0.5, 1) for size in (7, 30)
-    )
-    for name in few:
+    names = feature_names(models)
+
+    def read(batch_size, draw):
+        extract = make_extract(models, make_process(config), "xt", make_mesh(1, 1), batch_size)
+        return extract(params, images, 0.5, draw, names)
+
+    few, many, other = read(7, 1), read(30, 1), read(30, 2)
+    assert list(few) == names == ["z", "encoder_1", "denoiser_1", "denoiser_2"]
+    for name in names:
         np.testing.assert_allclose(few[name], many[name], atol=1e-5)
-    other = make_extract(models, make_process(config), "xt", mesh, 30)(params, images, 0.5, 2)
-    assert not np.allclose(other["z"], many["z"], atol=1e-3)
+        assert not np.allclose(other[name], many[name], atol=1e-3)
+
+
+def test_a_large_set_is_chosen_on_a_sample_and_fitted_whole(tiny_run, probe, results):
+    config = probe.copy_and_resolve_references()
+    config.selection_images, config.training_images = 200, 1000
+    sampled = protocol.evaluate(tiny_run[0], config, tiny_run[1])
+    counts = [sampled["protocol"][name] for name in ("selection_fit_images", "selection_validation_images")]
+    assert counts == [160, 40] and sampled["protocol"]["training_images"] == 1000
+    assert results["protocol"]["training_images"] == 1297
 
 
 def test_results_are_written_printed_and_drawn(results, tmp_path, capsys):
@@ -140,17 +148,17 @@ def labelled(labels):
 )
 def test_what_cannot_be_probed_is_refused(train_split, test_split, message):
     with pytest.raises(UserError, match=message):
-        protocol.check_labelled(Source("mine", train_split, test_split, None))
+        splits.check_labelled(Source("mine", train_split, test_split, None))
 
 
 def test_one_class_is_refused():
     with pytest.raises(UserError, match="one class"):
-        protocol.split_fold(np.zeros(10, np.int32), 0.2, 0)
+        splits.split_fold(np.zeros(10, np.int32), 0.2, 0)
     with pytest.raises(UserError, match="holds out 0"):
-        protocol.split_fold(np.arange(4), 0.1, 0)
+        splits.split_fold(np.arange(4), 0.1, 0)
 
 
 def test_features_that_are_not_finite_are_refused(probe):
-    fold = protocol.split_fold(np.arange(20) % 2, 0.2, 0)
+    fold = splits.split_fold(np.arange(20) % 2, 0.2, 0)
     with pytest.raises(UserError, match=r"feature z at t=0\.3 is not finite"):
         protocol.score_features({"z": jnp.full((20, 3), jnp.nan)}, 0.3, fold, probe)
