@@ -1,4 +1,4 @@
-"""Fashion-MNIST from TFDS, sized for a CPU: width 96, 49 tokens, 3 encoder and 3 denoiser layers.
+"""Fashion-MNIST from TFDS, sized for a CPU: width 192, 16 tokens, 2 encoder and 3 denoiser layers.
 
 python -m ddm_embed.main --config configs/fashion_mnist.py --config.data.data_dir=DIR
 """
@@ -8,18 +8,18 @@ from ddm_embed import config as config_lib
 
 def get_config(arg=""):
     """Takes `input=x0|xt|view|none` and `steps=N`, as in configs/fashion_mnist.py:input=xt,steps=500."""
-    arg = config_lib.parse_arg(arg, input="x0", steps=4000)
+    arg = config_lib.parse_arg(arg, input="x0", steps=2000)
     c = config_lib.default()
     c.name = "fashion_mnist"
     c.data.name = "tfds:fashion_mnist"
     c.data.augment = "crop+flip"
     c.data.crop_padding = 2
-    c.model.variant = "Ti/4"
-    c.model.width = 96
-    c.model.heads = 3
+    c.model.variant = "Ti/7"
     c.model.depth = 3
+    c.model.encoder_depth = 2
     c.embedding.input = arg["input"]
     c.embedding.dim = 128
+    c.diffusion.prediction = "v"
     c.optimizer.learning_rate = 2e-3
     c.train.steps = arg["steps"]
     c.train.checkpoint_every = 1000

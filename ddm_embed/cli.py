@@ -32,8 +32,18 @@ def launch(body: Callable[[ConfigDict], int], default: ConfigDict, config_requir
         _set_up_logging()
         _set_up_compilation_cache()
         code = body(config)
-    except (UserError, flags.Error) as error:
+    except (UserError, flags.Error, OSError) as error:  # an OSError says which file, and why: disk full, no permission
         print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        print(
+            f"error: the device is out of memory ({reason}); lower config.train.batch_size (or the probe's "
+            "config.batch_size), split the model with config.mesh.fsdp, or choose a smaller config.model.variant",
+            file=sys.stderr,
+        )
         code = 1
     sys.exit(code)
 

@@ -1,4 +1,10 @@
-"""Trains a run, and probes it when it ends: python -m ddm_embed.main --config configs/digits.py [--workdir W]."""
+"""Trains a run, or resumes it, and probes it when it ends.
+
+    python -m ddm_embed.main --config FILE[:key=value,...] [--config.FIELD=VALUE ...] [--workdir W]
+
+FILE is a config such as configs/digits.py, FIELD any field of README's config reference, such as train.steps. W is the
+run directory, runs/NAME of the config by default. Exit codes: 0 finished, 75 saved (start again), 1 error.
+"""
 
 import logging
 from pathlib import Path

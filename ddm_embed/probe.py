@@ -1,4 +1,9 @@
-"""Measures a run's embeddings: python -m ddm_embed.probe --workdir W [--config configs/probe.py]."""
+"""Measures what a run's embeddings are worth.
+
+    python -m ddm_embed.probe --workdir W [--config configs/probe.py] [--config.FIELD=VALUE ...]
+
+W is the directory of a run. FIELD is one of times, strengths, neighbours and the others in configs/probe.py's default.
+"""
 
 from pathlib import Path
 

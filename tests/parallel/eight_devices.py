@@ -6,12 +6,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import tiny_config
 
 from ddm_embed import system
 from ddm_embed.data.source import open_source
+from ddm_embed.evaluate.features import make_extract
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.train.loop import compile_step, open_batches
 from ddm_embed.train.optimizer import make_optimizer
@@ -39,8 +41,19 @@ def curve(data, fsdp, config, source):
     return losses, held / whole, kernel.shape, kernel.addressable_shards[0].data.shape
 
 
+def features(devices, config, source):
+    """z of the first training images, read on so many devices."""
+    models = system.make_models(config, source.image_shape)
+    mesh = make_mesh(devices, 1, jax.devices()[:devices])
+    extract = make_extract(models, system.make_process(config), config.embedding.input, mesh, 16)
+    params = jax.device_put(models.init(jax.random.key(0)), NamedSharding(mesh, PartitionSpec()))
+    return np.asarray(extract(params, source.train.images[:50], 0.5, 0, ["z"])["z"])
+
+
 config = tiny_config(**{"data.augment": "crop", "consistency.weight": 0.1, "embedding.input": "xt"})
 source = open_source(config)
 assert jax.device_count() == 8 and np.prod(source.image_shape) == 64
 meshes = [(1, 1), (8, 1), (4, 2), (1, 8)]
-print(json.dumps({f"{data}x{fsdp}": curve(data, fsdp, config, source) for data, fsdp in meshes}))
+curves = {f"{data}x{fsdp}": curve(data, fsdp, config, source) for data, fsdp in meshes}
+gap = float(np.max(np.abs(features(8, config, source) - features(1, config, source))))
+print(json.dumps({"curves": curves, "feature_gap": gap}))

@@ -11,7 +11,7 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def curves():
+def report():
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     script = Path(__file__).with_name("eight_devices.py")
     process = subprocess.run(
@@ -19,6 +19,15 @@ def curves():
     )
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def curves(report):
+    return report["curves"]
+
+
+def test_features_do_not_depend_on_the_number_of_devices(report):
+    assert report["feature_gap"] < 1e-6
 
 
 @pytest.mark.parametrize("mesh", ["8x1", "4x2", "1x8"])

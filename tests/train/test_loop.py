@@ -85,6 +85,17 @@ def test_streamed_training_is_bit_identical_to_resident(tiny_run, tmp_path):
     assert_bit_identical(saved_arrays(tmp_path / "run", 20), saved_arrays(whole, 20))
 
 
+def test_bfloat16_products_leave_everything_kept_in_float32(tiny_run, tmp_path):
+    config = tiny_config(**{"model.dtype": "bfloat16"})
+    train(config, tmp_path / "run")
+    arrays = saved_arrays(tmp_path / "run", 20)
+    assert {a.dtype for name, a in arrays.items() if "step" not in name and "count" not in name} == {
+        np.dtype("float32")
+    }
+    for line, exact in zip(metric_lines(tmp_path / "run"), metric_lines(tiny_run[1]), strict=True):
+        assert line["loss"] == pytest.approx(exact["loss"], rel=0.02) and line["loss"] != exact["loss"]
+
+
 def test_killed_at_any_moment_it_ends_bit_identical(tmp_path):
     config = tiny_config(**{"train.steps": 300, "train.checkpoint_every": 20, "train.keep_checkpoints": 2})
     assert run_module("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "whole").returncode == 0
