@@ -1,6 +1,8 @@
 """Fashion-MNIST from TFDS, sized for a CPU: width 192, 16 tokens, 2 encoder and 3 denoiser layers.
 
 python -m ddm_embed.main --config configs/fashion_mnist.py --config.data.data_dir=DIR
+
+Measured with seed 0 on two CPU cores, some ten minutes: test accuracy 0.8152 by ridge; pixels 0.8124.
 """
 
 from ddm_embed import config as config_lib
