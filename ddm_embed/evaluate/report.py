@@ -62,7 +62,7 @@ def draw_profile(results: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    panels = figure.subplots(1, 2)
     titles = {"ridge": "ridge (linear probe)", "knn": f"{results['protocol']['knn']['neighbours']} nearest neighbours"}
     for axes, (head, title) in zip(panels, titles.items(), strict=True):
         entries = [entry for entry in results["profile"] if entry["head"] == head]
