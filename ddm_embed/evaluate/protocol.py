@@ -78,11 +78,13 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> dict[str, An
 
     profile = make_profile(lambda t: reader.read(images[choosing], t, 0, reader.names), fold, config)
     chosen = {head: best(profile, head) for head in HEADS}
+    logger.info("fitting what was chosen on %d images", len(images))
     fit_labels = jnp.asarray(labels)
     predictions = {
         head: predict_draws(entry, reader, images, fit_labels, test_images, fold.classes, run, config)
         for head, entry in chosen.items()
     }
+    logger.info("fitting the baselines")
     baselines = {}
     for name, (pixels, test_pixels) in pixel_features(images, test_images, choosing[fold.fit]).items():
         for entry in score_features({name: pixels[choosing]}, None, fold, config):
