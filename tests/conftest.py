@@ -73,8 +73,8 @@ def tiny_run(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tfds_dir():
     """The directory of prepared TFDS datasets; the test is skipped where there is none."""
-    places = [os.environ.get("TFDS_DATA_DIR"), ROOT.parent / "shared" / "data" / "tfds"]
-    for place in filter(None, places):
-        if (Path(place) / "cifar10").is_dir():
-            return Path(place)
+    beside = ROOT.parent.glob("*/data/tfds")
+    for place in [os.environ.get("TFDS_DATA_DIR", ""), "~/tensorflow_datasets", *beside]:
+        if place and list(Path(place).expanduser().glob("cifar10/*/*.array_record*")):
+            return Path(place).expanduser()
     pytest.skip("no prepared CIFAR-10; set TFDS_DATA_DIR to a directory that has it as array_record")
