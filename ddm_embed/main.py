@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from ddm_embed import cli
 from ddm_embed import config as config_lib
 from ddm_embed.data.source import open_source
-from ddm_embed.evaluate import protocol, report
+from ddm_embed.evaluate import protocol, report, splits
 from ddm_embed.train.loop import train
 
 logger = logging.getLogger("ddm_embed")
@@ -35,8 +35,9 @@ def main(config: ConfigDict) -> int:
     if outcome.nothing_to_do and (folder / "results.json").exists():
         logger.info("its probe's results are in %s", folder)
         return 0
-    if open_source(config).train.read_labels is None:
-        logger.info("%s has no labels: nothing to probe", config.data.name)
+    reason = splits.obstacle(open_source(config))
+    if reason is not None:
+        logger.info("not probed: %s", reason)
         return 0
     report.publish(protocol.evaluate(config, probe, workdir), folder)
     return 0

@@ -23,18 +23,24 @@ class Fold(NamedTuple):
     classes: int
 
 
+def obstacle(source: Source) -> str | None:
+    """Why a dataset cannot be probed, or None if it can."""
+    if source.train.read_labels is None:
+        return f"{source.name} has no labels, so there is nothing to probe; its embeddings need none to train"
+    if source.test is None or source.test.read_labels is None:
+        return f"{source.name} has no labelled test images to probe with; add some, or set config.data.test_fraction above 0"
+    return None
+
+
 def check_labelled(source: Source) -> Split:
     """The test split of a dataset that can be probed.
 
     Raises:
-      UserError: it has no labels or no test images.
+      UserError: it has no labels or no labelled test images.
     """
-    if source.train.read_labels is None:
-        raise UserError(f"{source.name} has no labels, so there is nothing to probe; its embeddings need none to train")
-    if source.test is None or source.test.read_labels is None:
-        raise UserError(
-            f"{source.name} has no labelled test images; add some, or set config.data.test_fraction above 0"
-        )
+    reason = obstacle(source)
+    if reason is not None:
+        raise UserError(reason)
     return source.test
 
 
