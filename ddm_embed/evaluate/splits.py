@@ -28,7 +28,7 @@ def obstacle(source: Source) -> str | None:
     if source.train.read_labels is None:
         return f"{source.name} has no labels, so there is nothing to probe; its embeddings need none to train"
     if source.test is None or source.test.read_labels is None:
-        return f"{source.name} has no labelled test images to probe with; add some, or set config.data.test_fraction above 0"
+        return f"{source.name} has no labelled test images; add some, or set config.data.test_fraction above 0"
     return None
 
 
