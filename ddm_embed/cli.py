@@ -81,9 +81,8 @@ def _check_config_file(argv: list[str]) -> None:
 
 
 def _set_up_logging() -> None:
-    absl_logging.set_verbosity(
-        absl_logging.ERROR
-    )  # what libraries warn of is nothing a user of these programs can mend
+    # What libraries warn of through absl is nothing a user of these programs can mend.
+    absl_logging.set_verbosity(absl_logging.ERROR)
     logger = logging.getLogger("ddm_embed")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
