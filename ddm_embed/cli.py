@@ -67,6 +67,8 @@ def _parse(argv: list[str], default: ConfigDict, config_required: bool) -> Confi
         raise UserError(f"unexpected argument {rest[1]!r}; flags begin with --")
     if holder is None:
         raise UserError("--config is missing; give a config file, such as --config configs/digits.py")
+    if config_lib.flatten(holder.value).keys() != config_lib.flatten(default).keys():
+        raise UserError("--config is of another program: its fields are not this one's")
     return holder.value
 
 

@@ -118,7 +118,7 @@ def probe_default() -> ConfigDict:
     c = ConfigDict()
     c.name = "linear"  # results go to W/probe/NAME
     c.times = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # noise levels to read features at
-    c.strengths = tuple(10.0**k for k in range(-6, 3))  # ridge penalties, relative to the number of training images
+    c.strengths = tuple(10.0**k for k in range(-3, 3))  # ridge penalties, relative to the number of training images
     c.neighbours = 20  # k of the nearest-neighbour head
     c.temperature = 0.07  # of its votes: exp(cosine / temperature)
     c.validation_fraction = 0.2  # share of the training images held out to choose layer, t and strength
@@ -192,10 +192,15 @@ def from_json(text: str, into: ConfigDict) -> ConfigDict:
         saved = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"config.json is not JSON ({error}); restore it or use another --workdir") from error
+    if not isinstance(saved, dict):
+        raise UserError("config.json is not a JSON object; restore it or use another --workdir")
     for name, value in flatten(saved).items():
         check_field(name, into)
-        if value is not None:
-            into.update_from_flattened_dict({name: tuple(value) if isinstance(value, list) else value})
+        try:
+            if value is not None:
+                into.update_from_flattened_dict({name: tuple(value) if isinstance(value, list) else value})
+        except TypeError as error:
+            raise UserError(f"config.json: {name}={value!r} is of the wrong type; restore the file") from error
     return into
 
 

@@ -22,7 +22,9 @@ def main(config: ConfigDict) -> int:
     validate_probe(config)
     workdir = Path(cli.WORKDIR.value)
     run = config_lib.read(workdir)
-    report.publish(protocol.evaluate(run, config, workdir), workdir / "probe" / config.name)
+    folder = workdir / "probe" / config.name
+    folder.mkdir(parents=True, exist_ok=True)  # fails now if it cannot be written, not after the work
+    report.publish(protocol.evaluate(run, config, workdir), folder)
     return 0
 
 

@@ -59,8 +59,8 @@ def make_models(config: ConfigDict, image_shape: tuple[int, int, int], platform:
 
 def cudnn_takes(head_dim: int) -> bool:
     """Whether cuDNN's fused attention handles heads of this many dimensions on this GPU (Ampere or later)."""
-    capability = float(getattr(jax.devices()[0], "compute_capability", 0))
-    return capability >= 8.0 and head_dim % 8 == 0 and head_dim <= 128
+    capability = str(getattr(jax.devices()[0], "compute_capability", ""))  # "9.0"; ROCm's are names such as gfx90a
+    return capability[:1].isdigit() and float(capability) >= 8.0 and head_dim % 8 == 0 and head_dim <= 128
 
 
 def make_networks(models: Models) -> Networks:

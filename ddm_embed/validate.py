@@ -118,6 +118,8 @@ def validate_against(config: ConfigDict, image_shape: tuple[int, int, int], devi
         raise UserError(f"config.data.crop_padding={padding} must be less than the image's side, {min(height, width)}")
     if model.attention == "cudnn" and platform != "gpu":
         raise UserError(f"config.model.attention='cudnn' needs a GPU, this is a {platform}; use auto")
+    if model.attention == "cudnn" and model.dtype == "float32":
+        raise UserError("config.model.attention='cudnn' needs config.model.dtype=bfloat16; use auto")
     data, fsdp = mesh_shape(config, devices)
     if config.train.batch_size % (data * fsdp):
         raise UserError(
@@ -152,11 +154,12 @@ def validate_probe(config: ConfigDict) -> None:
       UserError: naming the first field that is wrong.
     """
     _check_ranges(config, PROBE_RANGES)
-    if not config.times or not all(0 <= t <= 1 for t in config.times):
+    numbers = (int, float)
+    if not config.times or not all(isinstance(t, numbers) and 0 <= t <= 1 for t in config.times):
         raise UserError(f"config.times={config.times}: expected noise levels between 0 and 1")
-    if not config.strengths or not all(s > 0 for s in config.strengths):
+    if not config.strengths or not all(isinstance(s, numbers) and s > 0 for s in config.strengths):
         raise UserError(f"config.strengths={config.strengths}: expected ridge penalties above 0")
-    if not config.name or "/" in config.name:
+    if config.name in ("", ".", "..") or "/" in config.name:
         raise UserError(f"config.name={config.name!r}: expected the name of a folder")
 
 

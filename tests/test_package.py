@@ -21,7 +21,7 @@ ALLOWED = {
     "validate": {"diffusion", "models", "data", "parallel"},
     "system": {"diffusion", "models"},
     "train": {"diffusion", "models", "data", "parallel", "system", "validate"},
-    "evaluate": {"diffusion", "models", "data", "parallel", "system", "train.checkpoint"},
+    "evaluate": {"diffusion", "models", "data", "parallel", "system", "validate", "train.checkpoint"},
     "cli": set(),
     "main": {"cli", "train", "evaluate", "data"},
     "probe": {"cli", "train", "evaluate", "validate"},

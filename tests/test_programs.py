@@ -120,6 +120,21 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path):
         first.wait()
 
 
+def test_a_config_of_the_other_program_ends_in_one_line(tiny_run):
+    assert "of another program" in refused(run_module("ddm_embed.main", "--config", "configs/probe.py"))
+    arguments = ["--workdir", tiny_run[1], "--config", "configs/digits.py"]
+    assert "of another program" in refused(run_module("ddm_embed.probe", *arguments))
+
+
+def test_data_that_changed_since_the_run_began_is_refused(tmp_path):
+    np.save(tmp_path / "train_images.npy", np.zeros((20, 8, 8, 1), np.uint8))
+    config = tiny_config(**{"data.name": f"arrays:{tmp_path}", "train.steps": 6})
+    arguments = [*flags_of(config), "--workdir", tmp_path / "run"]
+    assert run_module("ddm_embed.main", *arguments).returncode == 0
+    np.save(tmp_path / "train_images.npy", np.zeros((21, 8, 8, 1), np.uint8))
+    assert "train_images was 20, is 21" in refused(run_module("ddm_embed.main", *arguments))
+
+
 def test_probing_what_is_no_run_ends_in_one_line(tmp_path):
     assert "--workdir is missing" in refused(run_module("ddm_embed.probe"))
     assert "holds no run" in refused(run_module("ddm_embed.probe", "--workdir", tmp_path))
@@ -150,13 +165,15 @@ def test_images_without_labels_train_and_are_not_probed(tmp_path):
 
 
 def test_cifar10_trains_from_tfds_without_tensorflow(tfds_dir, tmp_path):
-    config = tiny_config(**{"data.name": "tfds:cifar10", "data.data_dir": str(tfds_dir), "train.steps": 6})
+    small = ["model.width=16", "model.heads=2", "model.depth=1", "optimizer.warmup_steps=2", "train.batch_size=16"]
+    small += [f"data.data_dir={tfds_dir}", "probe.after_training=False"]
+    arguments = ["--config", "configs/cifar10.py:steps=200", *(f"--config.{field}" for field in small)]
     code = (
         "import runpy, sys, atexit\n"
         "atexit.register(lambda: print('tensorflow' in sys.modules))\n"
         "runpy.run_module('ddm_embed.main', run_name='__main__')"
     )
-    command = [sys.executable, "-c", code, *flags_of(config), "--workdir", str(tmp_path / "run")]
+    command = [sys.executable, "-c", code, *arguments, "--workdir", str(tmp_path / "run")]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[-1] == "False"

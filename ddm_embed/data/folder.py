@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from ddm_embed.data.source import Source, Split
 from ddm_embed.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-GREY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "F")
+DEEP_MODES = ("I;16", "I;16L", "I;16B")  # 16 bits a pixel
+GREY_MODES = ("1", "L", "LA", "I", "F", *DEEP_MODES)
+ORIENTATION = 0x0112  # EXIF tag; from 5 on the image is stored on its side
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on bad files
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +47,9 @@ def open_folder(path: Path, image_size: int | None, threads: int) -> Source:
     """
     if not path.is_dir():
         raise UserError(f"config.data.name='folder:{path}': no such folder")
-    halves = (path / "train", path / "test") if (path / "train").is_dir() else (path, None)
+    inside = {d.name for d in path.iterdir() if d.is_dir()}
+    split_by_owner = "train" in inside and inside <= {"train", "test"}  # else "train" is a class among others
+    halves = (path / "train", path / "test") if split_by_owner else (path, None)
     train_files, train_labels, classes = _list(halves[0])
     test_files, test_labels, test_classes = _list(halves[1]) if halves[1] and halves[1].is_dir() else ((), None, None)
     if test_files and (classes or ()) != (test_classes or ()):
@@ -68,13 +73,16 @@ def decode(file: Path, shape: tuple[int, int, int], resize: bool) -> UInt8[np.nd
     height, width, channels = shape
     try:
         with Image.open(file) as image:
-            if image.mode.startswith("I"):
-                image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+            image = ImageOps.exif_transpose(image)
+            if image.mode in DEEP_MODES:
+                image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+            if image.mode in ("I", "F"):
+                raise ValueError(f"mode {image.mode}, whose range is not known; convert it to 8 or 16 bits")
             image = image.convert("L" if channels == 1 else "RGB")
             if resize:
                 image = _resize(image, width, height)
             pixels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{file}: not a readable image ({error}); mend or remove it") from error
     return pixels.reshape(height, width, channels)
 
@@ -106,6 +114,8 @@ def _list(folder: Path) -> tuple[tuple[Path, ...], np.ndarray | None, tuple[str,
     if not by_class:
         raise UserError(f"{folder}: holds no images ({', '.join(SUFFIXES)})")
     files = [f for group in by_class.values() for f in group]
+    if len(by_class) == 1:  # one sub-folder tells nothing apart
+        return tuple(files), None, None
     labels = np.repeat(np.arange(len(by_class), dtype=np.int32), [len(group) for group in by_class.values()])
     return tuple(files), labels, tuple(by_class)
 
@@ -116,8 +126,11 @@ def _common_shape(files: tuple[Path, ...], image_size: int | None, threads: int)
     def header(file: Path) -> tuple[tuple[int, int], bool]:
         try:
             with Image.open(file) as image:
-                return (image.height, image.width), image.mode in GREY_MODES
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                size = (image.height, image.width)
+                # A PNG keeps EXIF behind its pixels: looking there would decode every file.
+                lying = image.format != "PNG" and image.getexif().get(ORIENTATION, 1) >= 5
+                return size[::-1] if lying else size, image.mode in GREY_MODES
+        except UNREADABLE as error:
             raise UserError(f"{file}: not a readable image ({error}); mend or remove it") from error
 
     with ThreadPoolExecutor(threads) as pool:

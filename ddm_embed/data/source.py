@@ -4,6 +4,7 @@ A source yields two splits, each with images and, kept apart from them, labels. 
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -59,10 +60,12 @@ def open_source(config: ConfigDict) -> Source:
       UserError: it is not there, or it cannot be read; the message says how to mend it.
     """
     kind, _, rest = config.data.name.partition(":")
+    if config.data.image_size is not None and kind != "folder":
+        raise UserError(f"config.data.image_size={config.data.image_size}: only folder:PATH is resized; leave it out")
     if config.data.name == "digits":
         source = _digits()
     elif kind == "tfds" and rest:
-        source = _tfds(rest, config.data.data_dir, config.data.threads)
+        source = _tfds(rest, config.data.data_dir)
     elif kind == "folder" and rest:
         from ddm_embed.data import folder  # imports the decoder, which other sources do without
 
@@ -76,14 +79,40 @@ def open_source(config: ConfigDict) -> Source:
     return source
 
 
+def check_same(source: Source, file: Path) -> None:
+    """Notes the dataset's sizes in a run directory's `data.json`, or compares it with what the run began with.
+
+    Raises:
+      UserError: it has changed: another order of images would follow, and images that were trained on might be tested.
+    """
+    sizes = {
+        "train_images": len(source.train),
+        "test_images": None if source.test is None else len(source.test),
+        "image_shape": list(source.image_shape),
+    }
+    if not file.exists():
+        file.write_text(json.dumps(sizes) + "\n")
+        return
+    before = json.loads(file.read_text())
+    if before != sizes:
+        changed = ", ".join(f"{name} was {before.get(name)}, is {sizes[name]}" for name in sizes)
+        raise UserError(f"{source.name} has changed since the run in {file.parent} began ({changed}); bring it back")
+
+
 def read_all(images: Images, threads: int, chunk: int = 1024) -> UInt8[np.ndarray, "number height width channel"]:
     """All images, in order, in memory; a source that decodes is read by several threads."""
     if isinstance(images, np.ndarray):
         return np.ascontiguousarray(images)
-    starts = range(0, images.shape[0], chunk)
+    everything = np.empty(images.shape, np.uint8)
+
+    def read(start: int) -> None:
+        positions = np.arange(start, min(start + chunk, len(everything)))
+        everything[positions] = images[positions]
+
     with ThreadPoolExecutor(threads) as pool:
-        parts = pool.map(lambda a: images[np.arange(a, min(a + chunk, images.shape[0]))], starts)
-        return np.concatenate(list(parts))
+        for _ in pool.map(read, range(0, len(everything), chunk)):
+            pass
+    return everything
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -139,9 +168,12 @@ def _arrays(path: Path) -> Source:
         if not file.exists():
             return None
         try:
-            return np.load(file, mmap_mode="r")
+            array = np.load(file, mmap_mode="r")
         except (ValueError, OSError, EOFError) as error:
             raise UserError(f"{file}: not a readable .npy array ({error})") from error
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{file}: an archive of arrays; expected one array, as numpy.save writes it")
+        return array
 
     def split(name: str) -> Split | None:
         images, labels = load(f"{name}_images"), load(f"{name}_labels")
@@ -155,7 +187,11 @@ def _arrays(path: Path) -> Source:
         images = images if images.ndim == 4 else images[..., None]
         if labels is None:
             return Split(images, None)
-        if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or labels.min() < 0:
+        if (
+            labels.shape != images.shape[:1]
+            or labels.dtype.kind not in "iu"
+            or not 0 <= labels.min() <= labels.max() < 2**31
+        ):
             raise UserError(
                 f"{path}/{name}_labels.npy: {labels.dtype} {list(labels.shape)}; "
                 f"expected class numbers from 0, int [{len(images)}]"
@@ -181,7 +217,7 @@ class _TfdsImages:
         return np.stack([record["image"] for record in self.records.__getitems__(positions.tolist())])
 
 
-def _tfds(name: str, data_dir: str | None, threads: int) -> Source:
+def _tfds(name: str, data_dir: str | None) -> Source:
     """A TFDS dataset prepared as array_record, which is read without TensorFlow."""
     import tensorflow_datasets as tfds  # half a second, and only this source needs it
 
@@ -195,6 +231,8 @@ def _tfds(name: str, data_dir: str | None, threads: int) -> Source:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError as error:
         raise UserError(f"config.data.name='tfds:{name}': TFDS knows no dataset {name}") from error
+    except (ValueError, AssertionError) as error:  # its words for a version or variant that there is not
+        raise UserError(f"config.data.name='tfds:{name}': {str(error).splitlines()[0]}") from error
     if "train" not in builder.info.splits:
         raise UserError(f"config.data.name='tfds:{name}': not prepared in {place}; {prepare}")
     features = builder.info.features
@@ -212,7 +250,8 @@ def _tfds(name: str, data_dir: str | None, threads: int) -> Source:
     def labels(part: str) -> Callable[[], np.ndarray]:
         def read() -> np.ndarray:
             records = builder.as_data_source(split=part, decoders={"image": tfds.decode.SkipDecoding()})
-            return np.array([record["label"] for record in records.__getitems__(range(len(records)))], np.int32)
+            parts = (range(a, min(a + 1024, len(records))) for a in range(0, len(records), 1024))
+            return np.array([record["label"] for part in parts for record in records.__getitems__(part)], np.int32)
 
         return read
 

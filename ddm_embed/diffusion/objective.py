@@ -76,7 +76,8 @@ class Objective:
             return jnp.ones_like(alpha)
         snr = (alpha / jnp.maximum(sigma, 1e-8)) ** 2
         clipped = jnp.minimum(snr, self.min_snr_gamma)
-        return {"eps": clipped / jnp.maximum(snr, 1e-8), "x0": clipped, "v": clipped / (snr + 1)}[self.prediction]
+        as_eps = jnp.minimum(1.0, self.min_snr_gamma / jnp.maximum(snr, 1e-20))  # 1 where there is no signal left
+        return {"eps": as_eps, "x0": clipped, "v": clipped / (snr + 1)}[self.prediction]
 
     def loss(
         self, networks: Networks, params: Params, target_params: Params, x0: Image, view: Image, key: Key[Array, ""]

@@ -29,7 +29,8 @@ def pixel_features(
     """
     pixels = tuple(_flatten(images) for images in (train, test))
     mean, components = _principal(pixels[0][fit])
-    projected = tuple((array - mean) @ components for array in pixels)
+    with jax.default_matmul_precision("highest"):
+        projected = tuple((array - mean) @ components for array in pixels)
     return {"pixels": pixels, "pca": projected}
 
 

@@ -19,13 +19,14 @@ Features = dict[str, Float[Array, "number dim"]]
 
 
 def make_extract(
-    models: Models, process: DiscreteChain, encoder_input: str, mesh: Mesh, batch_size: int
+    models: Models, process: DiscreteChain, encoder_input: str, mesh: Mesh, batch_size: int, seed: int
 ) -> Callable[..., Features]:
     """A function (params, images, t, draw, names) -> features of all images, float32 [number, dim] under each name.
 
     Names are `z`, `encoder_1` ... `encoder_L`, `denoiser_1` ... `denoiser_L`, counted from the input; what is not named
-    is not computed. The noise of an image depends on `draw` and on its position, not on the batch size or the number of
-    devices; it is the same at every t. The encoder sees what it saw in training; for `view`, the noised image itself.
+    is not computed. The noise of an image depends on the seed, `draw` and its position, not on the batch size or the
+    number of devices; it is the same at every t. The encoder sees what it saw in training; for `view`, the noised image
+    itself.
 
     Args:
       models: the run's modules.
@@ -33,11 +34,12 @@ def make_extract(
       encoder_input: its `embedding.input`.
       mesh: batches are split over it.
       batch_size: images a pass; a multiple of the mesh's size.
+      seed: of the noise.
     """
 
     def extract(params, image, position, t, draw, names):
         x0 = to_float(image)  # (B, H, W, C)
-        key = jax.random.fold_in(jax.random.key(0), draw)
+        key = jax.random.fold_in(jax.random.key(seed), draw)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(position)
         eps = jax.vmap(lambda k: jax.random.normal(k, x0.shape[1:]))(keys)
         level = jnp.full(len(x0), t)

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ddm_embed import system
-from ddm_embed.data.source import Source, Split, open_source, read_all
+from ddm_embed.data.source import Source, Split, check_same, open_source, read_all
 from ddm_embed.errors import UserError
 from ddm_embed.evaluate import heads
 from ddm_embed.evaluate.baselines import pixel_features
@@ -25,6 +25,7 @@ from ddm_embed.evaluate.features import Features, feature_names, make_extract
 from ddm_embed.evaluate.splits import Fold, check_labelled, sample, sample_positions, split_fold
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.train.checkpoint import restore_ema
+from ddm_embed.validate import validate
 
 logger = logging.getLogger("ddm_embed")
 
@@ -63,12 +64,15 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> dict[str, An
     Raises:
       UserError: no labels, no test images, no checkpoint, or features that are not finite.
     """
+    validate(run)
     source = open_source(run)
+    check_same(source, workdir / "data.json")
     test = check_labelled(source)
     train = sample(source.train, config.training_images, config.seed)
-    images, labels = read_all(train.images, run.data.threads), train.read_labels()
+    images = read_all(train.images, run.data.threads)
+    class_ids, labels = np.unique(train.read_labels(), return_inverse=True)
     choosing = sample_positions(len(images), config.selection_images, config.seed)
-    fold = split_fold(labels[choosing], config.validation_fraction, config.seed)
+    fold = split_fold(labels[choosing], len(class_ids), config.validation_fraction, config.seed)
     test_images = read_all(test.images, run.data.threads)
     reader = open_reader(run, config, workdir, source)
     logger.info(
@@ -92,7 +96,7 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> dict[str, An
             baselines[key] = entry
             predictions[key] = [predict(entry, pixels, fit_labels, test_pixels, fold.classes, config)]
 
-    scores = score_on_test(test, predictions)
+    scores = score_on_test(test, class_ids, predictions)
     return {
         "dataset": source.name,
         "protocol": protocol(config, fold, len(images), len(test_images)),
@@ -124,7 +128,7 @@ def open_reader(run: ConfigDict, config: ConfigDict, workdir: Path, source: Sour
     abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
     step, params = restore_ema(workdir, abstract)
     batch_size = -(-config.batch_size // mesh.size) * mesh.size
-    extract = make_extract(models, system.make_process(run), run.embedding.input, mesh, batch_size)
+    extract = make_extract(models, system.make_process(run), run.embedding.input, mesh, batch_size, config.seed)
     return Reader(step, feature_names(models), lambda *arguments: extract(params, *arguments))
 
 
@@ -193,7 +197,7 @@ def predict_draws(
     noiseless = run.embedding.input == "x0" and not entry.feature.startswith("denoiser")
     train = reader.read(images, entry.t, 0, [entry.feature])[entry.feature]
     draws = []
-    for draw in range(1 if noiseless else config.noise_draws):
+    for draw in range(1, 2 if noiseless else config.noise_draws + 1):  # draw 0 is the training images' own
         test = reader.read(test_images, entry.t, draw, [entry.feature])[entry.feature]
         draws.append(predict(entry, train, labels, test, classes, config))
     return draws * config.noise_draws if noiseless else draws
@@ -215,10 +219,18 @@ def predict(
     return np.asarray(heads.ridge_predict(test, *heads.ridge(train, labels, strength, classes))[0])
 
 
-def score_on_test(test: Split, predictions: dict[str, list[Int[np.ndarray, " test"]]]) -> dict[str, list[float]]:
-    """Accuracy of finished predictions; the only reader of test labels."""
+def score_on_test(
+    test: Split, class_ids: Int[np.ndarray, " class"], predictions: dict[str, list[Int[np.ndarray, " test"]]]
+) -> dict[str, list[float]]:
+    """Accuracy of finished predictions, which count classes as `class_ids` does; the only reader of test labels.
+
+    Raises:
+      UserError: the test labels are withheld.
+    """
     labels = test.read_labels()
-    return {name: [float(np.mean(p == labels)) for p in draws] for name, draws in predictions.items()}
+    if labels.min() < 0:
+        raise UserError("the test labels are negative: this dataset withholds them, so it cannot be probed")
+    return {name: [float(np.mean(class_ids[p] == labels)) for p in draws] for name, draws in predictions.items()}
 
 
 def protocol(config: ConfigDict, fold: Fold, trained: int, tested: int) -> dict[str, Any]:

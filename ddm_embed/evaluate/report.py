@@ -7,9 +7,9 @@ from typing import Any
 
 
 def publish(results: dict[str, Any], folder: Path) -> None:
-    """Writes the results, then prints the table and, last, the line that sums it up."""
+    """Prints the table, writes the results, and prints, last, the line that sums them up."""
+    print(table(results), flush=True)
     write(results, folder)
-    print(table(results))
     print(f"results: {folder}/results.json, {folder}/profile.png")
     print(last_line(results))
 

@@ -55,8 +55,8 @@ def sample_positions(number: int, most: int, seed: int) -> Int[np.ndarray, " sam
     return np.sort(np.random.default_rng(seed).permutation(number)[:most])
 
 
-def split_fold(labels: Labels, fraction: float, seed: int) -> Fold:
-    """Holds out a seeded random share of the training images.
+def split_fold(labels: Labels, classes: int, fraction: float, seed: int) -> Fold:
+    """Holds out a seeded random share of training images labelled 0..classes-1.
 
     Raises:
       UserError: fewer than two classes, or too few images to hold any out.
@@ -67,4 +67,4 @@ def split_fold(labels: Labels, fraction: float, seed: int) -> Fold:
     if not 0 < held < len(labels):
         raise UserError(f"config.validation_fraction={fraction} of {len(labels)} images holds out {held}; change it")
     order = np.random.default_rng(seed).permutation(len(labels))
-    return Fold(labels, np.sort(order[held:]), np.sort(order[:held]), int(labels.max()) + 1)
+    return Fold(labels, np.sort(order[held:]), np.sort(order[:held]), classes)

@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 RULES = (
     (r"(bias|scale)$", P()),
     (r"predictor/", P()),  # as wide as z, not as the model
-    (r"(patches|time/in|code_in)/kernel$", P(None, "fsdp")),  # [pixels, frequencies or z; width]
-    (r"kernel$", P("fsdp", None)),  # [width or a multiple, any]
+    (r"(patches|time/in|code_in|mlp_out)/kernel$", P(None, "fsdp")),  # [pixels, frequencies, z or hidden; width]
+    (r"kernel$", P("fsdp", None)),  # [width, any]
 )
 
 

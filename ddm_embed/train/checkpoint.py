@@ -158,15 +158,19 @@ def restore_ema(workdir: Path, abstract: Any) -> tuple[int, Any]:
 
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint's files, or None; compares each with the digest taken when it was written."""
+    documents = {}
+    for name in (DIGEST, REWRITTEN):
+        try:
+            documents[name] = json.loads((folder / name).read_text())
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+            return f"{name} is missing or unreadable"
+        if not isinstance(documents[name], dict) or not documents[name]:
+            return f"{name} is empty"
+    expected = documents[DIGEST]
     try:
-        expected = json.loads((folder / DIGEST).read_text())
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-        return f"{DIGEST} is missing or unreadable"
-    try:
-        json.loads((folder / REWRITTEN).read_text())
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-        return f"{REWRITTEN} is missing or unreadable"
-    found = _digest(folder)
+        found = _digest(folder)
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
     for name in expected:
         if name not in found:
             return f"{name} is missing"

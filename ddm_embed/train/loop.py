@@ -63,6 +63,7 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
     validate_against(config, data.image_shape, jax.device_count(), jax.default_backend())
     with locked(workdir):
         prepare_workdir(workdir, config)
+        source.check_same(data, workdir / "data.json")
         return train_in(config, workdir, data)
 
 

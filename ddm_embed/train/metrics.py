@@ -4,6 +4,7 @@ The step returns sums and counts; they are added up on the device and read by th
 """
 
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -139,7 +140,7 @@ class MetricWriter:
 def _whole_lines(path: Path) -> list[str]:
     """The lines of the file, without one that a killed process left unfinished."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith("}\n")]
+    return [line for line in lines if line.startswith('{"step": ') and line.endswith("}\n")]
 
 
 def peak_flops(device: jax.Device, clock: Callable[[], float] = time.perf_counter) -> tuple[float, str]:
@@ -148,7 +149,7 @@ def peak_flops(device: jax.Device, clock: Callable[[], float] = time.perf_counte
     A figure for a device without a data sheet depends on what else the machine does; its MFU is a rough guide.
     """
     for kind, flops in PEAK_FLOPS.items():
-        if device.device_kind.startswith(kind):
+        if re.match(rf"{kind}\b", device.device_kind):
             return flops, f"data sheet of {kind}"
     size = 1024
     matrix = jax.device_put(np.ones((size, size), np.float32), device)

@@ -53,10 +53,11 @@ class Progress:
         }
         self._writer.write(step, values)
         logger.info(
-            "step %d/%d  loss %.4f  grad norm %.3f  %.0f images/s  MFU %.1f %%  ETA %s",
+            "step %d/%d  loss %.4f (by t: %s)  grad norm %.3f  %.0f images/s  MFU %.1f %%  ETA %s",
             step,
             self._config.train.steps,
             values["loss"],
+            " ".join(f"{value:.3f}" for name, value in values.items() if name.startswith("loss_t")),
             values["grad_norm"],
             rate,
             100 * values["mfu"],
@@ -85,5 +86,5 @@ def check_finite(total: StepMetrics, checkpoints: Checkpoints) -> None:
     good = f"the last good checkpoint is {saved}" if saved else "no checkpoint was saved yet"
     raise UserError(
         f"loss or gradient is not finite at step {bad}; {good}. "
-        "Try a lower config.optimizer.learning_rate, a longer warm-up or config.model.dtype=float32"
+        "In another --workdir, try a lower config.optimizer.learning_rate, a longer warm-up or config.model.dtype=float32"
     )

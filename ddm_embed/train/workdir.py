@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
+from ddm_embed.train.checkpoint import checkpoint_steps
 
 PACKAGES = ("ddm_embed", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
@@ -47,20 +48,21 @@ def prepare_workdir(workdir: Path, config: ConfigDict) -> None:
       UserError: it holds a run whose config differs in a field that shapes the result.
     """
     saved = workdir / "config.json"
-    if saved.exists():
+    if saved.exists() and (checkpoint_steps(workdir) or (workdir / "corrupt").exists()):
         changed = config_lib.differences(config_lib.read(workdir), config)
         if changed:
             raise UserError(
                 f"--workdir {workdir} holds a run of another config: {'; '.join(changed)}. "
                 "Use its config again to resume it, or another --workdir"
             )
-    elif (workdir / "checkpoints").exists():
+    elif checkpoint_steps(workdir):
         raise UserError(
             f"--workdir {workdir} holds checkpoints but no config.json; restore it or use another --workdir"
         )
-    else:
+    else:  # new, or nothing came of it: whatever was tried may be tried differently
+        (workdir / "data.json").unlink(missing_ok=True)
         _write(saved, config_lib.to_json(config))
-    _write(workdir / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        _write(workdir / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
 
 def versions() -> dict:

@@ -101,6 +101,15 @@ def test_a_folder_of_classes(tmp_path):
     assert (images[:, 0, 0, 0] // 10).tolist() == source.train.read_labels().tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
+def test_a_class_may_be_called_train_and_one_class_is_none(tmp_path):
+    for name in ("car", "train"):
+        picture(tmp_path / "two" / name / "a.png", (4, 4), 9)
+    picture(tmp_path / "one" / "images" / "a.png", (4, 4), 9)
+    assert open_source(data_config(f"folder:{tmp_path}/two", test_fraction=0.0)).classes == ("car", "train")
+    only = open_source(data_config(f"folder:{tmp_path}/one"))
+    assert only.classes is None and only.train.read_labels is None
+
+
 def test_a_folder_that_its_owner_has_split(tmp_path):
     for half, count in (("train", 4), ("test", 2)):
         for name in ("a", "b"):

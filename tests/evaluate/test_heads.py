@@ -5,6 +5,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
+from ddm_embed import config as config_lib
 from ddm_embed.evaluate import heads
 
 
@@ -18,7 +19,7 @@ def digits():
 def test_ridge_agrees_with_scikit_learn_at_every_strength(digits):
     fit, labels, held, _ = digits
     fit, held = (np.asarray(x) for x in heads.standardise(fit, held))
-    strengths = [1e-3, 1e-2, 1e-1, 1.0, 10.0]
+    strengths = config_lib.probe_default().strengths
     weights, bias = heads.ridge(fit, labels, jnp.array(strengths), 10)
     predicted = heads.ridge_predict(held, weights, bias)
     for i, strength in enumerate(strengths):

@@ -93,7 +93,7 @@ def test_features_do_not_depend_on_the_batch_size(tiny_run):
     names = feature_names(models)
 
     def read(batch_size, draw):
-        extract = make_extract(models, make_process(config), "xt", make_mesh(1, 1), batch_size)
+        extract = make_extract(models, make_process(config), "xt", make_mesh(1, 1), batch_size, 0)
         return extract(params, images, 0.5, draw, names)
 
     few, many, other = read(7, 1), read(30, 1), read(30, 2)
@@ -153,12 +153,12 @@ def test_what_cannot_be_probed_is_refused(train_split, test_split, message):
 
 def test_one_class_is_refused():
     with pytest.raises(UserError, match="one class"):
-        splits.split_fold(np.zeros(10, np.int32), 0.2, 0)
+        splits.split_fold(np.zeros(10, np.int32), 1, 0.2, 0)
     with pytest.raises(UserError, match="holds out 0"):
-        splits.split_fold(np.arange(4), 0.1, 0)
+        splits.split_fold(np.arange(4), 4, 0.1, 0)
 
 
 def test_features_that_are_not_finite_are_refused(probe):
-    fold = splits.split_fold(np.arange(20) % 2, 0.2, 0)
+    fold = splits.split_fold(np.arange(20) % 2, 2, 0.2, 0)
     with pytest.raises(UserError, match=r"feature z at t=0\.3 is not finite"):
         protocol.score_features({"z": jnp.full((20, 3), jnp.nan)}, 0.3, fold, probe)

@@ -66,10 +66,9 @@ def test_any_damaged_file_is_noticed_and_the_checkpoint_before_is_taken(run, tmp
 
 def test_after_a_fall_back_training_reaches_the_end_again(run):
     config, workdir = run
-    expected = {f.name: f.read_bytes() for f in (workdir / "checkpoints" / "20" / "ema" / "d").iterdir()}
     (workdir / "checkpoints" / "20" / "_CHECKPOINT_METADATA").unlink()
     assert train(config, workdir).finished
-    assert checkpoint_steps(workdir) == [10, 20] and damage(workdir / "checkpoints" / "20") is None and expected
+    assert checkpoint_steps(workdir) == [10, 20] and damage(workdir / "checkpoints" / "20") is None
 
 
 def test_when_all_are_damaged_it_says_so_and_deletes_nothing(run):

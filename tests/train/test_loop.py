@@ -145,6 +145,8 @@ def test_a_loss_that_explodes_stops_the_run(tmp_path):
     with pytest.raises(UserError, match=r"not finite at step \d+; no checkpoint was saved yet"):
         train(config, tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+    config.optimizer.learning_rate = 1e-3  # what the message advises: nothing was saved, so the directory is free
+    assert train(config, tmp_path / "run").finished
 
 
 def test_a_nonfinite_step_is_named_with_the_last_good_checkpoint_and_never_saved(tmp_path, monkeypatch):

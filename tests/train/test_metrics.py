@@ -56,6 +56,7 @@ def test_peaks_are_the_data_sheets_or_measured():
     lite, full = (SimpleNamespace(device_kind=kind) for kind in ("TPU v5 lite", "TPU v5p"))
     assert peak_flops(lite)[0] == 197e12 and peak_flops(full)[0] == 459e12
     assert peak_flops(SimpleNamespace(device_kind="NVIDIA H200"))[0] == 989e12
+    assert peak_flops(SimpleNamespace(device_kind="NVIDIA A100-SXM4-80GB"))[0] == 312e12
     ticks = iter(range(100))
     assert peak_flops(jax.devices("cpu")[0], clock=lambda: next(ticks))[0] == 2 * 1024**3  # one second a product
 
