@@ -86,5 +86,5 @@ def check_finite(total: StepMetrics, checkpoints: Checkpoints) -> None:
     good = f"the last good checkpoint is {saved}" if saved else "no checkpoint was saved yet"
     raise UserError(
         f"loss or gradient is not finite at step {bad}; {good}. "
-        "In another --workdir, try a lower config.optimizer.learning_rate, a longer warm-up or config.model.dtype=float32"
+        "In another --workdir, try a lower config.optimizer.learning_rate, more warm-up or config.model.dtype=float32"
     )
