@@ -2,7 +2,7 @@
 
 python -m ddm_embed.main --config configs/fashion_mnist.py --config.data.data_dir=DIR
 
-Measured with seed 0 on two CPU cores, some ten minutes: test accuracy 0.8152 by ridge; pixels 0.8124.
+Measured with seed 0 on two CPU cores, some ten minutes: test accuracy 0.8127 by ridge; pixels 0.8124.
 """
 
 from ddm_embed import config as config_lib
