@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ddm_embed.models.encoder import unit
+
 Matrix = Float[Array, "number dim"]
 Labels = Int[Array, " number"]
 
@@ -88,7 +90,7 @@ def nearest(
       classes [query].
     """
     mean = jnp.mean(features, axis=0)
-    stored = _rows_to_unit(features - mean)
+    stored = unit(features - mean)
 
     def vote(query):
         with jax.default_matmul_precision("highest"):
@@ -96,14 +98,9 @@ def nearest(
         weight = jnp.exp((similarity - similarity[0]) / temperature)
         return jnp.argmax(jnp.sum(weight[:, None] * jax.nn.one_hot(labels[index], classes), axis=0))
 
-    return jax.lax.map(vote, _rows_to_unit(queries - mean), batch_size=chunk)
+    return jax.lax.map(vote, unit(queries - mean), batch_size=chunk)
 
 
 def accuracy(predicted: Int[Array, "*many number"], labels: Labels) -> Float[Array, "*many"]:
     """The share of labels predicted, over the last axis."""
     return jnp.mean(predicted == labels, axis=-1)
-
-
-def _rows_to_unit(x: Matrix) -> Matrix:
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-12)
