@@ -3,20 +3,22 @@
 python -m ddm_embed.main --config configs/cifar10.py --config.data.data_dir=DIR
 """
 
+from ddm_embed import arms
 from ddm_embed import config as config_lib
 
 
 def get_config(arg=""):
-    """Takes `input=x0|xt|view|none`, `variant=` and `steps=N`, as in configs/cifar10.py:input=xt,variant=S/2."""
-    arg = config_lib.parse_arg(arg, input="x0", variant="S/4", steps=18_000)
+    """Takes `arm=ddm|drl|vdrl|drl-static|ddae` (see ddm_embed/arms.py), `input=x0|xt|view|none` in place of the arm's,
+    `variant=` and `steps=N`, as in configs/cifar10.py:arm=vdrl,variant=S/2."""
+    arg = config_lib.parse_arg(arg, arm="ddm", input="", variant="S/4", steps=18_000)
     c = config_lib.default()
     c.name = "cifar10"
     c.data.name = "tfds:cifar10"
     c.data.augment = "crop+flip"
     c.model.variant = arg["variant"]
     c.model.depth = 8
-    c.embedding.input = arg["input"]
-    c.diffusion.prediction = "v"
+    arms.apply(arg["arm"], c)
+    c.embedding.input = arg["input"] or c.embedding.input
     c.optimizer.learning_rate = 1e-3
     c.optimizer.warmup_steps = 1000
     c.optimizer.ema_decay = 0.9995

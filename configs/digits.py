@@ -3,21 +3,23 @@
 python -m ddm_embed.main --config configs/digits.py
 """
 
+from ddm_embed import arms
 from ddm_embed import config as config_lib
 
 
 def get_config(arg=""):
-    """Takes `input=x0|xt|view|none` and `steps=N`, as in configs/digits.py:input=xt,steps=500."""
-    arg = config_lib.parse_arg(arg, input="x0", steps=2000)
+    """Takes `arm=ddm|drl|vdrl|drl-static|ddae` (see ddm_embed/arms.py), `input=x0|xt|view|none` in place of the arm's
+    and `steps=N`, as in configs/digits.py:arm=vdrl,steps=500."""
+    arg = config_lib.parse_arg(arg, arm="ddm", input="", steps=2000)
     c = config_lib.default()
     c.name = "digits"
     c.data.name = "digits"
     c.model.variant = "Ti/4"
     c.model.depth = 3
     c.model.encoder_depth = 2
-    c.embedding.input = arg["input"]
+    arms.apply(arg["arm"], c)
+    c.embedding.input = arg["input"] or c.embedding.input
     c.embedding.dim = 128
-    c.diffusion.prediction = "v"
     c.optimizer.learning_rate = 2e-3
     c.optimizer.ema_decay = 0.995
     c.train.steps = arg["steps"]

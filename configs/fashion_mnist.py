@@ -5,12 +5,14 @@ python -m ddm_embed.main --config configs/fashion_mnist.py --config.data.data_di
 Measured with seed 0 on two CPU cores, some ten minutes: test accuracy 0.8127 by ridge; pixels 0.8124.
 """
 
+from ddm_embed import arms
 from ddm_embed import config as config_lib
 
 
 def get_config(arg=""):
-    """Takes `input=x0|xt|view|none` and `steps=N`, as in configs/fashion_mnist.py:input=xt,steps=500."""
-    arg = config_lib.parse_arg(arg, input="x0", steps=2000)
+    """Takes `arm=ddm|drl|vdrl|drl-static|ddae` (see ddm_embed/arms.py), `input=x0|xt|view|none` in place of the arm's
+    and `steps=N`, as in configs/fashion_mnist.py:arm=vdrl,steps=500."""
+    arg = config_lib.parse_arg(arg, arm="ddm", input="", steps=2000)
     c = config_lib.default()
     c.name = "fashion_mnist"
     c.data.name = "tfds:fashion_mnist"
@@ -19,9 +21,9 @@ def get_config(arg=""):
     c.model.variant = "Ti/7"
     c.model.depth = 3
     c.model.encoder_depth = 2
-    c.embedding.input = arg["input"]
+    arms.apply(arg["arm"], c)
+    c.embedding.input = arg["input"] or c.embedding.input
     c.embedding.dim = 128
-    c.diffusion.prediction = "v"
     c.optimizer.learning_rate = 2e-3
     c.train.steps = arg["steps"]
     c.train.checkpoint_every = 1000

@@ -50,7 +50,8 @@ def default() -> ConfigDict:
     model.variant = "S/4"  # Ti, S, B, L or XL, and the side of a patch in pixels
     model.width = placeholder(int)  # in place of the variant's width
     model.depth = placeholder(int)  # in place of the variant's number of denoiser blocks
-    model.encoder_depth = placeholder(int)  # encoder blocks; as many as the denoiser's
+    model.encoder = "transformer"  # transformer, of the denoiser's own blocks, or wrn-28-2, wrn-28-4: a Wide ResNet
+    model.encoder_depth = placeholder(int)  # blocks of a transformer encoder; as many as the denoiser's
     model.heads = placeholder(int)  # in place of the variant's attention heads
     model.mlp_ratio = 4.0  # hidden width of a block's MLP over its width
     model.qk_norm = False  # RMS-normalise queries and keys
@@ -61,17 +62,27 @@ def default() -> ConfigDict:
     embedding.input = "x0"  # what the encoder sees: x0 (the image), xt (noised), view (another view, noised), none
     embedding.dim = 256  # entries of z
     embedding.sphere = True  # z on the unit sphere
+    embedding.timed = True  # the encoder is told t; False: one static code for all noise levels
+    embedding.gaussian = False  # a Gaussian code, as a variational encoder's; sphere must be False
+    embedding.kl_weight = 1e-5  # of a Gaussian code's KL to N(0, I), summed over its entries
+    embedding.l1_weight = 0.0  # of the L1 norm of a code that is not Gaussian
+    embedding.mixup = False  # the encoder sees l x_i + (1 - l) x_j, and the loss of x_i weighs 2 l
+    embedding.drop = 0.0  # share of the images whose z is withheld, so that samples without a z can be drawn
 
     c.consistency = consistency = ConfigDict()
     consistency.weight = 0.0  # weight of aligning z_t with the EMA encoder's z_s, s < t; 0 switches it off
 
     c.diffusion = diffusion = ConfigDict()
-    diffusion.process = "linear"  # betas of the chain: linear or cosine
-    diffusion.steps = 1000  # T, the length of the chain
-    diffusion.prediction = "eps"  # eps, x0 or v
-    diffusion.weight = "simple"  # simple or min_snr
+    diffusion.process = "vp"  # vp, sub_vp, ve, cosine or rectified_flow; vp with 1000 steps is DDPM's linear chain
+    diffusion.steps = 1000  # T, the length of the chain; 0: continuous time
+    diffusion.prediction = "eps"  # eps, x0, v, flow (eps - x0) or score
+    diffusion.weight = "simple"  # simple, sigma2, min_snr, or MODULE:FUNCTION, a lambda(t, alpha, sigma) on the score
     diffusion.min_snr_gamma = 5.0  # where min_snr clips the signal-to-noise ratio
-    diffusion.timesteps = "stratified"  # stratified or uniform
+    diffusion.timesteps = "stratified"  # stratified, uniform, fixed, sigma, logit_normal or adversarial
+    diffusion.fixed_t = 0.8  # the one noise level of the fixed law
+    diffusion.logit_mean = 0.0  # of logit(t) under the logit_normal law
+    diffusion.logit_std = 1.0  # its standard deviation
+    diffusion.adversary_temperature = 1.0  # of the adversarial law: high, and all levels are drawn alike
 
     c.optimizer = optimizer = ConfigDict()
     optimizer.learning_rate = 1e-3  # AdamW's peak, reached after the warm-up

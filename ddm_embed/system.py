@@ -1,28 +1,67 @@
-"""config -> the diffusion process, objective and networks that training and evaluation share."""
+"""config -> the diffusion process, objective and networks that training, evaluation and decoding share."""
+
+import importlib
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from ddm_embed.diffusion.objective import Networks, Objective
-from ddm_embed.diffusion.process import PROCESSES, DiscreteChain
+from ddm_embed.diffusion.objective import WEIGHTS, Lambda, Networks, Objective
+from ddm_embed.diffusion.prediction import LEAST, Image, Level, expand
+from ddm_embed.diffusion.process import PROCESSES, Process
+from ddm_embed.diffusion.timesteps import Timesteps
+from ddm_embed.errors import UserError
 from ddm_embed.models.build import Models, build, resolve
 
 
-def make_process(config: ConfigDict) -> DiscreteChain:
-    return PROCESSES[config.diffusion.process](config.diffusion.steps)
+def make_process(config: ConfigDict) -> Process:
+    """The config's process: a chain of `diffusion.steps`, or in continuous time where that is 0."""
+    process = PROCESSES[config.diffusion.process]()
+    return process.chain(config.diffusion.steps) if config.diffusion.steps else process
 
 
 def make_objective(config: ConfigDict) -> Objective:
+    diffusion, embedding = config.diffusion, config.embedding
     return Objective(
         process=make_process(config),
-        prediction=config.diffusion.prediction,
-        weight=config.diffusion.weight,
-        min_snr_gamma=config.diffusion.min_snr_gamma,
-        timesteps=config.diffusion.timesteps,
-        encoder_input=config.embedding.input,
+        prediction=diffusion.prediction,
+        timesteps=Timesteps(
+            law=diffusion.timesteps,
+            fixed=diffusion.fixed_t,
+            logit_mean=diffusion.logit_mean,
+            logit_std=diffusion.logit_std,
+            adversary_temperature=diffusion.adversary_temperature,
+        ),
+        weight=make_weight(diffusion.weight),
+        min_snr_gamma=diffusion.min_snr_gamma,
+        encoder_input=embedding.input,
         consistency_weight=config.consistency.weight,
+        kl_weight=embedding.kl_weight,
+        l1_weight=embedding.l1_weight,
+        mixup=embedding.mixup,
+        drop=embedding.drop,
     )
+
+
+def make_weight(name: str) -> str | Lambda:
+    """A weight of the objective's own, or the function that MODULE:FUNCTION names.
+
+    Raises:
+      UserError: it is neither.
+    """
+    if name in WEIGHTS:
+        return name
+    module, colon, function = name.partition(":")
+    known = f"use one of {', '.join(WEIGHTS)}, or MODULE:FUNCTION, a lambda(t, alpha, sigma) on the score's error"
+    if not colon:
+        raise UserError(f"config.diffusion.weight={name!r}; {known}")
+    try:
+        weight = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"config.diffusion.weight={name!r}: {error}; {known}") from error
+    if not callable(weight):
+        raise UserError(f"config.diffusion.weight={name!r} is no function; {known}")
+    return weight
 
 
 def make_models(config: ConfigDict, image_shape: tuple[int, int, int], platform: str | None = None) -> Models:
@@ -45,7 +84,10 @@ def make_models(config: ConfigDict, image_shape: tuple[int, int, int], platform:
         image_shape=image_shape,
         embedding_dim=None if config.embedding.input == "none" else config.embedding.dim,
         sphere=config.embedding.sphere,
+        gaussian=config.embedding.gaussian,
+        encoder=model.encoder,
         consistency=config.consistency.weight > 0,
+        adversary=config.diffusion.timesteps == "adversarial",
         width=model.width,
         depth=model.depth,
         encoder_depth=model.encoder_depth,
@@ -63,11 +105,39 @@ def cudnn_takes(head_dim: int) -> bool:
     return capability[:1].isdigit() and float(capability) >= 8.0 and head_dim % 8 == 0 and head_dim <= 128
 
 
-def make_networks(models: Models) -> Networks:
-    """The modules as the functions of parameters that the objective takes."""
-    encoder, predictor = models.encoder, models.predictor
+def make_networks(models: Models, config: ConfigDict) -> Networks:
+    """The modules as the functions of parameters that objective, probe and samplers take.
+
+    A network sees x_t scaled to about unit variance, x_t / sqrt(alpha^2 + sigma^2), which changes nothing in a
+    variance-preserving process; and what it puts out is scaled by the size of what it predicts: 1 / sigma for a score
+    (Song et al. 2021, arXiv 2011.13456, their code), sqrt(alpha^2 + sigma^2) for v. A static encoder is told t = 0.
+    """
+    process, prediction = make_process(config), config.diffusion.prediction
+    noised = config.embedding.input in ("xt", "view")
+
+    def size(t: Level) -> Image:
+        alpha, sigma = process.marginal(t)
+        return expand(jnp.sqrt(alpha**2 + sigma**2))
+
+    def denoise(params, xt, t, z):
+        output, tokens = models.denoiser.apply({"params": params["denoiser"]}, xt / size(t), t, z)
+        if prediction == "score":
+            output = output / expand(jnp.maximum(process.marginal(t)[1], LEAST))
+        if prediction == "v":
+            output = output * size(t)
+        return output, tokens
+
+    def encode(params, image, t):
+        image = image / size(t) if noised else image
+        told = t if config.embedding.timed else jnp.zeros_like(t)
+        return models.encoder.apply({"params": params["encoder"]}, image, told)
+
+    def predict(params, z, t):
+        return models.predictor.apply({"params": params["predictor"]}, z, t)
+
     return Networks(
-        denoise=lambda params, xt, t, z: models.denoiser.apply({"params": params["denoiser"]}, xt, t, z)[0],
-        encode=encoder and (lambda params, image, t: encoder.apply({"params": params["encoder"]}, image, t).z),
-        predict=predictor and (lambda params, z, t: predictor.apply({"params": params["predictor"]}, z, t)),
+        denoise=denoise,
+        encode=models.encoder and encode,
+        predict=models.predictor and predict,
+        time_logits=models.adversary and (lambda params: params["adversary"]["logits"]),
     )

@@ -3,11 +3,14 @@
 from ml_collections import ConfigDict
 
 from ddm_embed.data.augment import AUGMENTATIONS
-from ddm_embed.diffusion.objective import INPUTS, TIMESTEPS, WEIGHTS
+from ddm_embed.diffusion.objective import INPUTS
 from ddm_embed.diffusion.prediction import PREDICTIONS
 from ddm_embed.diffusion.process import PROCESSES
+from ddm_embed.diffusion.timesteps import LAWS
 from ddm_embed.errors import UserError
-from ddm_embed.models.build import parse_variant, resolve
+from ddm_embed.models.build import TRANSFORMER, check_encoder, parse_variant, resolve
+from ddm_embed.models.wide_resnet import FIRST
+from ddm_embed.system import make_weight
 
 CHOICES = {
     "model.attention": ("auto", "xla", "cudnn"),
@@ -16,8 +19,7 @@ CHOICES = {
     "embedding.input": INPUTS,
     "diffusion.process": tuple(PROCESSES),
     "diffusion.prediction": PREDICTIONS,
-    "diffusion.weight": WEIGHTS,
-    "diffusion.timesteps": TIMESTEPS,
+    "diffusion.timesteps": LAWS,
 }
 
 # field: (least, most), both allowed; None for no bound
@@ -33,9 +35,16 @@ RANGES = {
     "model.heads": (1, None),
     "model.mlp_ratio": (0.1, None),
     "embedding.dim": (1, None),
+    "embedding.kl_weight": (0.0, None),
+    "embedding.l1_weight": (0.0, None),
+    "embedding.drop": (0.0, 0.99),
     "consistency.weight": (0.0, None),
-    "diffusion.steps": (2, None),
+    "diffusion.steps": (0, None),
     "diffusion.min_snr_gamma": (1e-6, None),
+    "diffusion.fixed_t": (0.001, 1.0),
+    "diffusion.logit_mean": (-10.0, 10.0),
+    "diffusion.logit_std": (0.001, 10.0),
+    "diffusion.adversary_temperature": (0.001, None),
     "optimizer.learning_rate": (0.0, None),
     "optimizer.warmup_steps": (0, None),
     "optimizer.weight_decay": (0.0, None),
@@ -78,23 +87,69 @@ def validate(config: ConfigDict) -> None:
         parse_variant(config.model.variant)
     except ValueError as error:
         raise UserError(f"config.model.variant={config.model.variant!r} {error}") from error
+    try:
+        check_encoder(config.model.encoder)
+    except ValueError as error:
+        raise UserError(f"config.model.encoder={config.model.encoder!r} {error}, or {TRANSFORMER}") from error
     model = config.model
     width, _, heads, _ = resolve(model.variant, model.width, model.depth, model.heads)
     if width % 4 or width % heads:
         raise UserError(
             f"config.model.width={width} must divide by 4 (sine-cosine positions) and by config.model.heads={heads}"
         )
-    if config.embedding.input == "none" and config.consistency.weight > 0:
-        raise UserError(
-            f"config.consistency.weight={config.consistency.weight} needs an encoder; set it to 0, "
-            "or config.embedding.input to x0, xt or view"
-        )
+    _check_code(config)
+    _check_diffusion(config)
     if config.embedding.input == "view" and config.data.augment == "none":
         raise UserError("config.embedding.input='view' needs views; set config.data.augment to flip, crop or crop+flip")
     if config.optimizer.warmup_steps >= config.train.steps:
         raise UserError(
             f"config.optimizer.warmup_steps={config.optimizer.warmup_steps} leaves nothing of "
             f"config.train.steps={config.train.steps}; make it smaller"
+        )
+
+
+def _check_code(config: ConfigDict) -> None:
+    """Switches of the embedding that contradict one another."""
+    embedding = config.embedding
+    if embedding.input == "none":
+        asked = {
+            "consistency.weight": config.consistency.weight,
+            "embedding.gaussian": embedding.gaussian,
+            "embedding.l1_weight": embedding.l1_weight,
+            "embedding.mixup": embedding.mixup,
+            "embedding.drop": embedding.drop,
+        }
+        for name, value in asked.items():
+            if value:
+                raise UserError(
+                    f"config.{name}={value} needs an encoder, and config.embedding.input=none has none; "
+                    f"set config.embedding.input to x0, xt or view, or config.{name} to {type(value)(0)}"
+                )
+    if embedding.gaussian and embedding.sphere:
+        raise UserError(
+            "config.embedding.gaussian=True needs room that the unit sphere has not; set config.embedding.sphere=False"
+        )
+    if embedding.gaussian and embedding.l1_weight > 0:
+        raise UserError(
+            f"config.embedding.l1_weight={embedding.l1_weight} is of a deterministic code, a Gaussian one has "
+            "config.embedding.kl_weight; set one of config.embedding.l1_weight=0 and config.embedding.gaussian=False"
+        )
+    if config.consistency.weight > 0 and embedding.input == "x0" and not embedding.timed:
+        raise UserError(
+            f"config.consistency.weight={config.consistency.weight} compares the codes of two noise levels, and a static "
+            "code of x0 has one for all; set it to 0, or config.embedding.timed=True"
+        )
+
+
+def _check_diffusion(config: ConfigDict) -> None:
+    diffusion = config.diffusion
+    if diffusion.steps == 1:
+        raise UserError("config.diffusion.steps=1; expected 0, which is continuous time, or a chain of 2 or more")
+    make_weight(diffusion.weight)
+    if diffusion.prediction == "score" and diffusion.weight == "simple" and diffusion.timesteps != "fixed":
+        raise UserError(
+            "config.diffusion.prediction=score with config.diffusion.weight=simple has a loss without bound near t=0; "
+            "use config.diffusion.weight=sigma2"
         )
 
 
@@ -128,6 +183,10 @@ def validate_against(config: ConfigDict, image_shape: tuple[int, int, int], devi
         )
     if model_width % fsdp:
         raise UserError(f"config.mesh.fsdp={fsdp} does not divide the model's width {model_width}")
+    if model.encoder != TRANSFORMER and FIRST % fsdp:
+        raise UserError(
+            f"config.mesh.fsdp={fsdp} does not divide the {FIRST} channels that {model.encoder} begins with"
+        )
 
 
 def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 import pytest
 from conftest import tiny_config
 
+from ddm_embed import arms
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
 from ddm_embed.validate import mesh_shape, validate, validate_against, validate_probe
@@ -33,8 +34,19 @@ def test_differences_leave_out_what_does_not_shape_the_result():
         ("model.width", 18, "must divide by 4"),
         ("embedding.input", "x1", "use one of none, x0, xt, view"),
         ("embedding.input", "view", "set config.data.augment"),
-        ("diffusion.process", "cubic", "use one of linear, cosine"),
-        ("diffusion.prediction", "score", "use one of eps, x0, v"),
+        ("diffusion.process", "cubic", "use one of vp, sub_vp, ve, cosine, rectified_flow"),
+        ("diffusion.prediction", "noise", "use one of eps, x0, v, flow, score"),
+        ("diffusion.prediction", "score", "use config.diffusion.weight=sigma2"),
+        ("diffusion.steps", 1, "0, which is continuous time"),
+        ("diffusion.weight", "snr", "use one of simple, sigma2, min_snr, or MODULE:FUNCTION"),
+        ("diffusion.weight", "no.such:thing", "No module named 'no'"),
+        ("diffusion.weight", "math:cube", "has no attribute 'cube'"),
+        ("diffusion.weight", "math:pi", "is no function"),
+        ("diffusion.timesteps", "often", "use one of stratified, uniform, fixed"),
+        ("diffusion.fixed_t", 1.5, "expected between"),
+        ("embedding.gaussian", True, "set config.embedding.sphere=False"),
+        ("embedding.drop", 1.0, "expected between"),
+        ("model.encoder", "resnet-50", "is not wrn-DEPTH-WIDENING .* or transformer"),
         ("data.augment", "rotate", "use one of none, flip, crop"),
         ("train.batch_size", 0, "expected at least 1"),
         ("train.log_every", 0, "expected at least 1"),
@@ -52,9 +64,42 @@ def test_a_config_that_cannot_run_is_refused_naming_the_field(field, value, mess
     assert f"config.{named}=" in str(error.value)
 
 
-def test_consistency_needs_an_encoder():
-    with pytest.raises(UserError, match=r"consistency\.weight=0\.1 needs an encoder"):
-        validate(tiny_config(**{"embedding.input": "none", "consistency.weight": 0.1}))
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("consistency.weight", 0.1),
+        ("embedding.gaussian", True),
+        ("embedding.l1_weight", 0.1),
+        ("embedding.mixup", True),
+        ("embedding.drop", 0.1),
+    ],
+)
+def test_what_needs_an_encoder_is_refused_without_one(field, value):
+    with pytest.raises(
+        UserError, match=f"config.{field}={value} needs an encoder, .* set config.embedding.input to x0"
+    ):
+        validate(tiny_config(**{"embedding.input": "none", field: value}))
+
+
+def test_a_code_has_one_penalty_and_a_static_one_no_chain_to_agree_along():
+    with pytest.raises(UserError, match="set one of config.embedding.l1_weight=0"):
+        validate(tiny_config(**{"embedding.gaussian": True, "embedding.sphere": False, "embedding.l1_weight": 0.1}))
+    with pytest.raises(UserError, match=r"or config\.embedding\.timed=True"):
+        validate(tiny_config(**{"embedding.timed": False, "consistency.weight": 0.1}))
+
+
+def test_a_score_at_one_fixed_level_may_have_any_weight():
+    validate(tiny_config(**{"diffusion.prediction": "score", "diffusion.timesteps": "fixed"}))
+
+
+@pytest.mark.parametrize("arm", arms.ARMS)
+def test_every_arm_keeps_the_budget_and_is_valid(arm):
+    plain, config = tiny_config(), tiny_config()
+    arms.apply(arm, config)
+    validate(config)
+    changed = {line.split(" was ")[0].partition(".")[0] for line in config_lib.differences(plain, config)}
+    assert changed <= {"name", "diffusion", "embedding"}
+    assert "L = " in arms.ARMS[arm].__doc__ or "`drl`" in arms.ARMS[arm].__doc__
 
 
 @pytest.mark.parametrize(

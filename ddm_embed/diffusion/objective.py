@@ -1,8 +1,10 @@
 """The self-conditional objective: the denoiser is told an embedding of the image that it denoises.
 
-    L = E_{t, x0, eps} w(t) | target - f(x_t, t, z_t) |^2,    z_t = E(., t)
+    L = E_{t, x0, eps} w(t) | target - f(x_t, t, z_t) |^2 + regularisers,    z_t = E(., t)
 
-after Jiang & Cai, arXiv 2505.05732; the encoder's input is x0, x_t or another view of the image, as the caller chooses.
+Jiang & Cai, arXiv 2505.05732: z_t on the sphere, the encoder seeing x0, x_t or another view, chain consistency. Mittal et
+al., arXiv 2105.14257: DRL is `lambda(t) |s - grad log p_0t|^2` (prediction score, weight lambda) with an L1 norm on z; VDRL
+draws z from a Gaussian and adds its KL to N(0, I). Everything is a switch of the one loss below.
 """
 
 import dataclasses
@@ -15,69 +17,88 @@ from jaxtyping import Array, Float, Key
 
 from ddm_embed.diffusion import prediction as prediction_lib
 from ddm_embed.diffusion.prediction import Image, Level
-from ddm_embed.diffusion.process import DiscreteChain
+from ddm_embed.diffusion.process import Process
+from ddm_embed.diffusion.timesteps import Logits, Timesteps
 
 Params = Any
 Code = Float[Array, "batch dim"]
+Lambda = Callable[[Level, Level, Level], Level]
 
-WEIGHTS = ("simple", "min_snr")
-TIMESTEPS = ("uniform", "stratified")
+WEIGHTS = ("simple", "sigma2", "min_snr")
 INPUTS = ("none", "x0", "xt", "view")
 
 
 class Networks(NamedTuple):
-    """The three networks as functions; `encode` and `predict` are None where the objective has no use for them.
+    """The networks as functions; those that the objective has no use for are None.
 
-    encode(params, image [batch, height, width, channel], t [batch]) -> z [batch, dim]
-    denoise(params, x_t, t, z) -> prediction [batch, height, width, channel]
-    predict(params, z, t) -> z [batch, dim], the consistency term's small predictor
+    denoise(params, x_t [batch, height, width, channel], t [batch], z [batch, dim] or None) -> (prediction, tokens), the
+      prediction like x_t, the tokens of each block.
+    encode(params, image, t) -> an embedding: z [batch, dim], tokens of each layer, log_variance [batch, dim] or None.
+    predict(params, z, t) -> z [batch, dim], the consistency term's small predictor.
+    time_logits(params) -> the adversary's logits [bins].
     """
 
-    denoise: Callable[[Params, Image, Level, Code | None], Image]
-    encode: Callable[[Params, Image, Level], Code] | None = None
+    denoise: Callable[[Params, Image, Level, Code | None], tuple[Image, Any]]
+    encode: Callable[[Params, Image, Level], Any] | None = None
     predict: Callable[[Params, Code, Level], Code] | None = None
+    time_logits: Callable[[Params], Logits] | None = None
 
 
 class Terms(NamedTuple):
-    """The parts of the loss for each example: noise level, denoising error (weighted, and not), chain agreement."""
+    """The parts of the loss for each example, [batch].
+
+    t: noise level. denoising, error: the denoising error, weighted and not. consistency: chain disagreement.
+    code: KL of a Gaussian code to N(0, I), else the code's L1 norm where that has a weight.
+    """
 
     t: Level
     denoising: Level
     error: Level
     consistency: Level
+    code: Level
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """Which loss, as plain choices; see `INPUTS`, `WEIGHTS`, `TIMESTEPS` and `prediction.PREDICTIONS`."""
+    """Which loss, as plain choices.
 
-    process: DiscreteChain
-    prediction: str
-    weight: str
-    min_snr_gamma: float
-    timesteps: str
-    encoder_input: str
-    consistency_weight: float
+    Attributes:
+      process: the forward process. prediction: one of `prediction.PREDICTIONS`. timesteps: the law of t.
+      weight: one of `WEIGHTS`, or lambda(t, alpha, sigma) -> [batch], the weight on the score's squared error.
+      min_snr_gamma: where `min_snr` clips. encoder_input: one of `INPUTS`. consistency_weight: of chain consistency.
+      kl_weight, l1_weight: of the code's KL if the code is Gaussian, else of its L1 norm.
+      mixup: whether the encoder sees a mixture of two images. drop: share of the images whose code is withheld (zero).
+    """
 
-    def sample_times(self, key: Key[Array, ""], batch: int) -> Level:
-        """t [batch], each uniform over the chain; stratified draws one from each of `batch` equal slices of it."""
-        u = jax.random.uniform(key, (batch,))
-        if self.timesteps == "stratified":
-            u = (jnp.arange(batch) + u) / batch
-        return self.process.nearest(u)
+    process: Process
+    prediction: str = "eps"
+    timesteps: Timesteps = Timesteps()
+    weight: str | Lambda = "simple"
+    min_snr_gamma: float = 5.0
+    encoder_input: str = "x0"
+    consistency_weight: float = 0.0
+    kl_weight: float = 0.0
+    l1_weight: float = 0.0
+    mixup: bool = False
+    drop: float = 0.0
 
-    def loss_weight(self, alpha: Level, sigma: Level) -> Level:
+    def loss_weight(self, t: Level) -> Level:
         """w(t) [batch] on the error in the space of the prediction.
 
-        `min_snr` is min(SNR, gamma) on the x0 error (Hang et al. 2023, arXiv 2303.09556, sec. 3.4), carried to the
-        space of the prediction: divided by SNR for eps, by SNR + 1 for v.
+        simple: 1. sigma2: lambda = sigma^2 on the score's error, which is 1 on the noise's. min_snr: min(SNR, gamma) on
+        the image's error (Hang et al. 2023, arXiv 2303.09556, sec. 3.4). A function is lambda(t, alpha, sigma) on the
+        score's error.
         """
+        alpha, sigma = self.process.marginal(t)
         if self.weight == "simple":
-            return jnp.ones_like(alpha)
-        snr = (alpha / jnp.maximum(sigma, 1e-8)) ** 2
-        clipped = jnp.minimum(snr, self.min_snr_gamma)
-        as_eps = jnp.minimum(1.0, self.min_snr_gamma / jnp.maximum(snr, 1e-20))  # 1 where there is no signal left
-        return {"eps": as_eps, "x0": clipped, "v": clipped / (snr + 1)}[self.prediction]
+            return jnp.ones_like(t)
+        scale = prediction_lib.eps_error_scale(self.prediction, alpha, sigma)
+        if self.weight == "sigma2":
+            return scale
+        variance = jnp.maximum(sigma, prediction_lib.LEAST) ** 2
+        if self.weight == "min_snr":
+            return jnp.minimum(1.0, self.min_snr_gamma * variance / jnp.maximum(alpha**2, 1e-20)) * scale
+        return self.weight(t, alpha, sigma) / variance * scale
 
     def loss(
         self, networks: Networks, params: Params, target_params: Params, x0: Image, view: Image, key: Key[Array, ""]
@@ -93,44 +114,81 @@ class Objective:
           key: this step's random key.
         """
         time_key, noise_key, encoder_key, earlier_key = jax.random.split(key, 4)
-        t = self.sample_times(time_key, len(x0))
+        logits = networks.time_logits and networks.time_logits(params)
+        t = self.timesteps.sample(self.process, time_key, len(x0), logits)
         alpha, sigma = self.process.marginal(t)
         eps = jax.random.normal(noise_key, x0.shape)
         xt = prediction_lib.noised(x0, eps, alpha, sigma)
+        weight = self.loss_weight(t)
+        consistency = penalty = jnp.zeros_like(t)
+        regulariser = 0.0
 
-        z, z_time, see = None, t, None
+        z = None
         if self.encoder_input != "none":
-            z_time, see = self._encoder_view(encoder_key, t, x0, view, eps)
-            z = networks.encode(params, see(z_time), z_time)
+            base = view if self.encoder_input == "view" else x0
+            if self.mixup:
+                base, share = mix(jax.random.fold_in(encoder_key, 1), base)
+                weight = weight * 2 * share
+            z_time, see = self._encoder_view(encoder_key, t, base, eps, logits)
+            embedding = networks.encode(params, see(z_time), z_time)
+            z, penalty, regulariser = self._code(embedding, jax.random.fold_in(encoder_key, 2))
+            if self.consistency_weight > 0:
+                earlier = self.process.before(z_time, jax.random.uniform(earlier_key, z_time.shape))
+                past = networks.encode(target_params, see(earlier), earlier).z
+                guess = networks.predict(params, embedding.z, z_time)
+                consistency = 1 - cosine(guess, jax.lax.stop_gradient(past))
+                regulariser += self.consistency_weight * jnp.mean(consistency)
 
-        output = networks.denoise(params, xt, t, z)
+        output, _ = networks.denoise(params, xt, t, z)
         wanted = prediction_lib.target(self.prediction, x0, eps, alpha, sigma)
         error = jnp.mean((output.astype(jnp.float32) - wanted) ** 2, axis=(1, 2, 3))
-        denoising = self.loss_weight(alpha, sigma) * error
+        denoising = weight * error
+        total = jnp.mean(denoising) + regulariser
+        if logits is not None:
+            learned = self.timesteps.adversary(logits, t, denoising)
+            total += learned - jax.lax.stop_gradient(learned)  # its gradient alone: the value is no part of the loss
+        return total, Terms(t, denoising, error, consistency, penalty)
 
-        consistency = jnp.zeros_like(error)
-        if self.consistency_weight > 0:
-            earlier = self.process.before(z_time, jax.random.uniform(earlier_key, z_time.shape))
-            past = networks.encode(target_params, see(earlier), earlier)
-            guess = networks.predict(params, z, z_time)
-            consistency = 1 - cosine(guess, jax.lax.stop_gradient(past))
-        total = jnp.mean(denoising) + self.consistency_weight * jnp.mean(consistency)
-        return total, Terms(t, denoising, error, consistency)
+    def _code(self, embedding: Any, key: Key[Array, ""]) -> tuple[Code, Level, Float[Array, ""] | float]:
+        """z as the denoiser is told it, the penalty on it for each example, and its share of the loss."""
+        z, penalty, regulariser = embedding.z, jnp.zeros(len(embedding.z)), 0.0
+        noise_key, drop_key = jax.random.split(key)
+        if embedding.log_variance is not None:
+            penalty = gaussian_kl(z, embedding.log_variance)
+            z = z + jnp.exp(embedding.log_variance / 2) * jax.random.normal(noise_key, z.shape)
+            regulariser = self.kl_weight * jnp.mean(penalty)
+        elif self.l1_weight > 0:
+            penalty = jnp.sum(jnp.abs(z), axis=-1)
+            regulariser = self.l1_weight * jnp.mean(penalty)
+        if self.drop > 0:
+            z = jnp.where(jax.random.bernoulli(drop_key, self.drop, (len(z), 1)), 0.0, z)
+        return z, penalty, regulariser
 
     def _encoder_view(
-        self, key: Key[Array, ""], t: Level, x0: Image, view: Image, eps: Image
+        self, key: Key[Array, ""], t: Level, base: Image, eps: Image, logits: Logits | None
     ) -> tuple[Level, Callable[[Level], Image]]:
         """The encoder's noise level, and what it sees at any level of the same chain."""
         if self.encoder_input == "x0":
-            return t, lambda _: x0
+            return t, lambda _: base
         if self.encoder_input == "xt":
-            return t, lambda level: prediction_lib.noised(x0, eps, *self.process.marginal(level))
+            return t, lambda level: prediction_lib.noised(base, eps, *self.process.marginal(level))
         time_key, noise_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, view.shape)
-        own = self.sample_times(time_key, len(view))
+        noise = jax.random.normal(noise_key, base.shape)
+        own = self.timesteps.sample(self.process, time_key, len(base), logits)
         # Stratified draws are sorted by position: shuffled, the view's level is independent of the image's.
         own = jax.random.permutation(jax.random.fold_in(time_key, 1), own)
-        return own, lambda level: prediction_lib.noised(view, noise, *self.process.marginal(level))
+        return own, lambda level: prediction_lib.noised(base, noise, *self.process.marginal(level))
+
+
+def mix(key: Key[Array, ""], image: Image) -> tuple[Image, Level]:
+    """(l x_i + (1 - l) x_j, l [batch]) with l ~ Beta(1, 1) and j the neighbour in the batch (Mittal et al.'s code)."""
+    share = jax.random.uniform(key, (len(image),))
+    return prediction_lib.noised(image, jnp.roll(image, 1, axis=0), share, 1 - share), share
+
+
+def gaussian_kl(mean: Code, log_variance: Code) -> Level:
+    """KL(N(mean, exp(log_variance)) || N(0, I)), [batch], summed over the code's entries."""
+    return 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1 - log_variance, axis=-1)
 
 
 def cosine(a: Code, b: Code) -> Level:

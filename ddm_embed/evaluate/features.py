@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from ddm_embed.data.augment import to_float
 from ddm_embed.diffusion import prediction as prediction_lib
-from ddm_embed.diffusion.process import DiscreteChain
+from ddm_embed.diffusion.objective import Networks
+from ddm_embed.diffusion.process import Process
 from ddm_embed.models.build import Models
 from ddm_embed.parallel.mesh import BATCH_AXES
 
@@ -19,7 +20,7 @@ Features = dict[str, Float[Array, "number dim"]]
 
 
 def make_extract(
-    models: Models, process: DiscreteChain, encoder_input: str, mesh: Mesh, batch_size: int, seed: int
+    networks: Networks, process: Process, encoder_input: str, mesh: Mesh, batch_size: int, seed: int
 ) -> Callable[..., Features]:
     """A function (params, images, t, draw, names) -> features of all images, float32 [number, dim] under each name.
 
@@ -29,7 +30,7 @@ def make_extract(
     itself.
 
     Args:
-      models: the run's modules.
+      networks: the run's networks.
       process: its forward process.
       encoder_input: its `embedding.input`.
       mesh: batches are split over it.
@@ -45,12 +46,11 @@ def make_extract(
         level = jnp.full(len(x0), t)
         xt = prediction_lib.noised(x0, eps, *process.marginal(level))
         features, z = {}, None
-        if models.encoder is not None:
-            seen = x0 if encoder_input == "x0" else xt
-            z, tokens = models.encoder.apply({"params": params["encoder"]}, seen, level)
-            features["z"] = z
-            features |= {f"encoder_{i}": pool(layer) for i, layer in enumerate(tokens, 1)}
-        _, tokens = models.denoiser.apply({"params": params["denoiser"]}, xt, level, z)
+        if networks.encode is not None:
+            embedding = networks.encode(params, x0 if encoder_input == "x0" else xt, level)
+            features["z"] = z = embedding.z
+            features |= {f"encoder_{i}": pool(layer) for i, layer in enumerate(embedding.tokens, 1)}
+        _, tokens = networks.denoise(params, xt, level, z)
         features |= {f"denoiser_{i}": pool(layer) for i, layer in enumerate(tokens, 1)}
         return tuple(features[name] for name in names)
 
@@ -72,7 +72,7 @@ def make_extract(
 
 def feature_names(models: Models) -> list[str]:
     """All that a run has, from the input on."""
-    encoder = models.encoder and ["z", *(f"encoder_{i}" for i in range(1, models.encoder.depth + 1))]
+    encoder = models.encoder and ["z", *(f"encoder_{i}" for i in range(1, models.encoder.layers + 1))]
     return (encoder or []) + [f"denoiser_{i}" for i in range(1, models.denoiser.depth + 1)]
 
 

@@ -20,11 +20,11 @@ def standardise(fit: Matrix, *others: Matrix) -> tuple[Matrix, ...]:
     return tuple((array - mean) * scale for array in (fit, *others))
 
 
-@partial(jax.jit, static_argnames="classes")
+@jax.jit
 def ridge(
-    features: Matrix, labels: Labels, strengths: Float[Array, " strength"], classes: int
-) -> tuple[Float[Array, "strength dim class"], Float[Array, "strength class"]]:
-    """Ridge regression onto one-hot labels, with an unpenalised intercept, for every strength at once.
+    features: Matrix, targets: Float[Array, "number output"], strengths: Float[Array, " strength"]
+) -> tuple[Float[Array, "strength dim output"], Float[Array, "strength output"]]:
+    """Ridge regression onto targets, such as one-hot labels, with an unpenalised intercept, for every strength at once.
 
     Minimises |y - x w - b|^2 + strength * number * |w|^2: scikit-learn's `Ridge(alpha=strength * number)`. One
     eigendecomposition of the covariance serves all strengths (Hastie et al. 2009, "The Elements of Statistical
@@ -32,24 +32,22 @@ def ridge(
 
     Args:
       features: [number, dim].
-      labels: [number], in 0..classes-1.
+      targets: [number, output].
       strengths: penalties relative to `number`.
-      classes: how many.
 
     Returns:
-      weights [strength, dim, class] and intercepts [strength, class].
+      weights [strength, dim, output] and intercepts [strength, output].
     """
     with jax.default_matmul_precision("highest"):
         number = len(features)
         mean = jnp.mean(features, axis=0)
         x = features - mean
-        y = jax.nn.one_hot(labels, classes)
-        y_mean = jnp.mean(y, axis=0)
-        covariance, target = x.T @ x / number, x.T @ (y - y_mean) / number  # (D, D), (D, C)
+        y_mean = jnp.mean(targets, axis=0)
+        covariance, target = x.T @ x / number, x.T @ (targets - y_mean) / number  # (D, D), (D, O)
         values, vectors = jnp.linalg.eigh(covariance)
         shrink = 1 / (jnp.maximum(values, 0) + strengths[:, None])  # (S, D)
 
-        def solve(right):  # (S, D, C)
+        def solve(right):  # (S, D, O)
             return jnp.einsum("de,se,fe,sfc->sdc", vectors, shrink, vectors, right, optimize="optimal")
 
         weights = solve(jnp.broadcast_to(target, (len(strengths), *target.shape)))

@@ -128,7 +128,8 @@ def open_reader(run: ConfigDict, config: ConfigDict, workdir: Path, source: Sour
     abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
     step, params = restore_ema(workdir, abstract)
     batch_size = -(-config.batch_size // mesh.size) * mesh.size
-    extract = make_extract(models, system.make_process(run), run.embedding.input, mesh, batch_size, config.seed)
+    networks = system.make_networks(models, run)
+    extract = make_extract(networks, system.make_process(run), run.embedding.input, mesh, batch_size, config.seed)
     return Reader(step, feature_names(models), lambda *arguments: extract(params, *arguments))
 
 
@@ -164,7 +165,8 @@ def score_features(features: Features, t: float | None, fold: Fold, config: Conf
             raise UserError(f"feature {name} at t={t} is not finite; the checkpoint cannot be probed")
         fit, held = heads.standardise(x[fold.fit], x[fold.validation])
         right = heads.accuracy(
-            heads.ridge_predict(held, *heads.ridge(fit, fit_labels, strengths, fold.classes)), held_labels
+            heads.ridge_predict(held, *heads.ridge(fit, jax.nn.one_hot(fit_labels, fold.classes), strengths)),
+            held_labels,
         )
         at = int(jnp.argmax(right))
         entries.append(Entry(name, t, "ridge", float(config.strengths[at]), float(right[at])))
@@ -216,7 +218,7 @@ def predict(
         return np.asarray(heads.nearest(train, labels, test, classes, config.neighbours, config.temperature))
     train, test = heads.standardise(train, test)
     strength = jnp.asarray([entry.strength], jnp.float32)
-    return np.asarray(heads.ridge_predict(test, *heads.ridge(train, labels, strength, classes))[0])
+    return np.asarray(heads.ridge_predict(test, *heads.ridge(train, jax.nn.one_hot(labels, classes), strength))[0])
 
 
 def score_on_test(

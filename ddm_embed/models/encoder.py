@@ -11,10 +11,12 @@ from ddm_embed.models.layers import TimeEmbedding, Tokens, Trunk
 
 
 class Embedding(NamedTuple):
-    """z: float32 [batch, dim]. tokens: what each encoder block puts out, [batch, token, width] each."""
+    """z: float32 [batch, dim], the mean of a Gaussian code. tokens: what each layer puts out, [batch, token, width] each.
+    log_variance: float32 [batch, dim] of a Gaussian code, else None."""
 
     z: Float[Array, "batch dim"]
     tokens: tuple[Tokens, ...]
+    log_variance: Float[Array, "batch dim"] | None = None
 
 
 class Encoder(Trunk):
@@ -25,11 +27,18 @@ class Encoder(Trunk):
     Attributes:
       dim: entries of z.
       sphere: whether z is scaled to length one.
+      gaussian: whether the code is a Gaussian, with a log-variance beside its mean (Mittal et al., arXiv 2105.14257).
       (and those of `Trunk`)
     """
 
     dim: int = 256
     sphere: bool = True
+    gaussian: bool = False
+
+    @property
+    def layers(self) -> int:
+        """How many layers' tokens there are."""
+        return self.depth
 
     @nn.compact
     def __call__(self, image: Float[Array, "batch height width channel"], t: Float[Array, " batch"]) -> Embedding:
@@ -41,8 +50,8 @@ class Encoder(Trunk):
             x = self.block(layer)(x, condition)
             tokens.append(x)
         pooled = jnp.mean(nn.LayerNorm(dtype=jnp.float32, name="norm")(x), axis=1)
-        z = nn.Dense(self.dim, name="code")(pooled)
-        return Embedding(unit(z) if self.sphere else z, tuple(tokens))
+        z, log_variance = read_code(pooled, self.dim, self.sphere, self.gaussian)
+        return Embedding(z, tuple(tokens), log_variance)
 
 
 class Predictor(nn.Module):
@@ -55,6 +64,21 @@ class Predictor(nn.Module):
     def __call__(self, z: Float[Array, "batch dim"], t: Float[Array, " batch"]) -> Float[Array, "batch dim"]:
         h = nn.Dense(self.hidden, name="in")(z) + TimeEmbedding(self.hidden, jnp.float32, name="time")(t)
         return nn.Dense(self.dim, name="out")(nn.gelu(nn.LayerNorm(name="norm")(h)))
+
+
+def read_code(
+    pooled: Float[Array, "batch width"], dim: int, sphere: bool, gaussian: bool
+) -> tuple[Float[Array, "batch dim"], Float[Array, "batch dim"] | None]:
+    """z and, of a Gaussian code, its log-variance, both float32 [batch, dim]; for use inside a compact `__call__`.
+
+    The log-variance begins at 0 and is held within [-20, 10], where its exponential is finite.
+    """
+    z = nn.Dense(dim, name="code")(pooled)
+    log_variance = None
+    if gaussian:
+        log_variance = nn.Dense(dim, kernel_init=nn.initializers.zeros, name="log_variance")(pooled)
+        log_variance = jnp.clip(log_variance, -20.0, 10.0)
+    return unit(z) if sphere else z, log_variance
 
 
 def unit(z: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:

@@ -12,8 +12,9 @@ from jax.sharding import PartitionSpec as P
 
 # First match wins; a path is "encoder/block_0/attention/qkv/kernel".
 RULES = (
-    (r"(bias|scale)$", P()),
+    (r"(bias|scale|logits)$", P()),
     (r"predictor/", P()),  # as wide as z, not as the model
+    (r"(first|conv_in|conv_out|shortcut)/kernel$", P(None, None, None, "fsdp")),  # [height, width, in, out]
     (r"(patches|time/in|code_in|mlp_out)/kernel$", P(None, "fsdp")),  # [pixels, frequencies, z or hidden; width]
     (r"kernel$", P("fsdp", None)),  # [width, any]
 )

@@ -149,7 +149,7 @@ def run(
 
 def compile_step(config: ConfigDict, models: Models, optimizer, mesh: Mesh, abstract: TrainState) -> Callable:
     """The training step, compiled before the loop for exactly these shapes: others are an error, not a recompile."""
-    objective, networks = system.make_objective(config), system.make_networks(models)
+    objective, networks = system.make_objective(config), system.make_networks(models, config)
     step = make_train_step(config, objective, networks, optimizer, mesh, shardings_of(abstract))
     shape = (config.train.batch_size, *models.image_shape)
     image = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=NamedSharding(mesh, P(BATCH_AXES)))
@@ -179,7 +179,7 @@ def open_progress(
         start,
         schedule=make_schedule(config),
         flops_per_image=train_flops(models.forward_flops(), encoder_calls),
-        denoise=picture.make_denoise(system.make_objective(config), system.make_networks(models)),
+        denoise=picture.make_denoise(system.make_objective(config), system.make_networks(models, config)),
         images=jax.device_put(shown, NamedSharding(mesh, P())),
     )
 

@@ -67,6 +67,7 @@ class StepMetrics:
     loss: clu_metrics.Average
     error: clu_metrics.Average
     consistency: clu_metrics.Average
+    code: clu_metrics.Average
     grad_norm: clu_metrics.Average
     levels: LevelMean
     nonfinite_step: Int[Array, ""]  # the first step whose loss or gradient was not finite, or NEVER
@@ -81,6 +82,7 @@ class StepMetrics:
             loss=mean(loss),
             error=mean(terms.error),
             consistency=mean(terms.consistency),
+            code=mean(terms.code),
             grad_norm=mean(grad_norm),
             levels=LevelMean.of(terms.denoising, terms.t),
             nonfinite_step=jnp.where(finite, NEVER, step),
@@ -91,6 +93,7 @@ class StepMetrics:
             self.loss.merge(other.loss),
             self.error.merge(other.error),
             self.consistency.merge(other.consistency),
+            self.code.merge(other.code),
             self.grad_norm.merge(other.grad_norm),
             self.levels.merge(other.levels),
             jnp.minimum(self.nonfinite_step, other.nonfinite_step),
@@ -103,6 +106,7 @@ class StepMetrics:
             "loss": host.loss.compute(),
             "error": host.error.compute(),
             "consistency": host.consistency.compute(),
+            "code": host.code.compute(),
             "grad_norm": host.grad_norm.compute(),
         }
         values = {name: float(value) for name, value in values.items()}

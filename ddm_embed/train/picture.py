@@ -33,8 +33,8 @@ def make_denoise(
             alpha, sigma = objective.process.marginal(t)
             xt = prediction_lib.noised(x0, eps, alpha, sigma)
             seen = xt if objective.encoder_input in ("xt", "view") else x0
-            z = None if objective.encoder_input == "none" else networks.encode(params, seen, t)
-            output = networks.denoise(params, xt, t, z)
+            z = None if objective.encoder_input == "none" else networks.encode(params, seen, t).z
+            output, _ = networks.denoise(params, xt, t, z)
             columns += [xt, prediction_lib.to_x0(objective.prediction, output, xt, alpha, sigma)]
         return jnp.stack(columns)
 

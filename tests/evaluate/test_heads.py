@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def test_ridge_agrees_with_scikit_learn_at_every_strength(digits):
     fit, labels, held, _ = digits
     fit, held = (np.asarray(x) for x in heads.standardise(fit, held))
     strengths = config_lib.probe_default().strengths
-    weights, bias = heads.ridge(fit, labels, jnp.array(strengths), 10)
+    weights, bias = heads.ridge(fit, jax.nn.one_hot(labels, 10), jnp.array(strengths))
     predicted = heads.ridge_predict(held, weights, bias)
     for i, strength in enumerate(strengths):
         reference = Ridge(alpha=strength * len(fit)).fit(fit.astype(np.float64), np.eye(10)[labels])
@@ -35,7 +36,7 @@ def test_ridge_survives_more_dimensions_than_images_and_constant_columns():
     x[:, 3] = 7.0
     (x,) = heads.standardise(x)
     assert not np.any(x[:, 3])
-    weights, bias = heads.ridge(x, np.arange(20) % 2, jnp.array([1e-6, 1.0]), 2)
+    weights, bias = heads.ridge(x, np.eye(2)[np.arange(20) % 2], jnp.array([1e-6, 1.0]))
     assert np.all(np.isfinite(weights)) and np.all(np.isfinite(bias))
 
 
@@ -60,7 +61,7 @@ def test_planted_linear_features_are_read_perfectly_and_shuffled_labels_by_chanc
     planted = planted.astype(np.float32)
 
     def score(labels):
-        weights, bias = heads.ridge(planted[:2000], labels[:2000], jnp.array([1e-3]), 5)
+        weights, bias = heads.ridge(planted[:2000], jax.nn.one_hot(labels[:2000], 5), jnp.array([1e-3]))
         return float(heads.accuracy(heads.ridge_predict(planted[2000:], weights, bias), labels[2000:])[0])
 
     assert score(labels) == 1.0

@@ -14,7 +14,7 @@ from ddm_embed.errors import UserError
 from ddm_embed.evaluate import protocol, report, splits
 from ddm_embed.evaluate.features import feature_names, make_extract
 from ddm_embed.parallel.mesh import make_mesh
-from ddm_embed.system import make_models, make_process
+from ddm_embed.system import make_models, make_networks, make_process
 from ddm_embed.train.checkpoint import restore_ema
 from ddm_embed.train.loop import train
 
@@ -93,7 +93,8 @@ def test_features_do_not_depend_on_the_batch_size(tiny_run):
     names = feature_names(models)
 
     def read(batch_size, draw):
-        extract = make_extract(models, make_process(config), "xt", make_mesh(1, 1), batch_size, 0)
+        networks = make_networks(models, config)
+        extract = make_extract(networks, make_process(config), "xt", make_mesh(1, 1), batch_size, 0)
         return extract(params, images, 0.5, draw, names)
 
     few, many, other = read(7, 1), read(30, 1), read(30, 2)

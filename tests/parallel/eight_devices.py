@@ -45,7 +45,8 @@ def features(devices, config, source):
     """z of the first training images, read on so many devices."""
     models = system.make_models(config, source.image_shape)
     mesh = make_mesh(devices, 1, jax.devices()[:devices])
-    extract = make_extract(models, system.make_process(config), config.embedding.input, mesh, 16, 0)
+    networks = system.make_networks(models, config)
+    extract = make_extract(networks, system.make_process(config), config.embedding.input, mesh, 16, 0)
     params = jax.device_put(models.init(jax.random.key(0)), NamedSharding(mesh, PartitionSpec()))
     return np.asarray(extract(params, source.train.images[:50], 0.5, 0, ["z"])["z"])
 
