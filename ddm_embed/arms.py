@@ -14,8 +14,8 @@ def ddm(c: ConfigDict) -> None:
     """Self-conditional diffusion learning: Jiang & Cai, arXiv 2505.05732.
 
     L = E |target - f(x_t, t, z_t)|^2,  z_t = E(x_0, t) / |E(x_0, t)|, on DDPM's chain of 1,000 steps. The velocity is
-    predicted rather than the noise, which did better on held-out training digits. Expect the most from z and the encoder
-    at middle t.
+    predicted rather than the noise, which did better on held-out training digits. Expect the most from z and the
+    encoder at middle t.
     """
     c.diffusion.process, c.diffusion.steps = "vp", 1000
     c.diffusion.prediction, c.diffusion.weight, c.diffusion.timesteps = "v", "simple", "stratified"
@@ -25,8 +25,9 @@ def ddm(c: ConfigDict) -> None:
 def drl(c: ConfigDict) -> None:
     """Diffusion-based representation learning: Mittal et al., arXiv 2105.14257, with the code a function of t.
 
-    L = E lambda(t) |s(x_t, t, E(x_0, t)) - grad log p_0t(x_t | x_0)|^2 + 1e-5 |z|_1,  lambda = sigma^2, on the continuous
-    VP process with t ~ U(1e-5, 1). Expect it close to `ddm`: it differs by the sphere, the weight and the L1 norm.
+    L = E lambda(t) |s(x_t, t, E(x_0, t)) - grad log p_0t(x_t | x_0)|^2 + 1e-5 |z|_1,  lambda = sigma^2, on the
+    continuous VP process with t ~ U(1e-5, 1). Expect it close to `ddm`: it differs by the sphere, the weight and the
+    L1 norm.
     """
     c.diffusion.process, c.diffusion.steps = "vp", 0
     c.diffusion.prediction, c.diffusion.weight, c.diffusion.timesteps = "score", "sigma2", "uniform"
@@ -48,8 +49,8 @@ def vdrl(c: ConfigDict) -> None:
 def drl_static(c: ConfigDict) -> None:
     """DRL with one code for all noise levels: Mittal et al., arXiv 2105.14257, sec. 3.
 
-    `drl` with E(x_0), which is not told t. Expect a flat profile of z over t: the trade-off between coarse and fine is made
-    once, by lambda(t) and the law of t.
+    `drl` with E(x_0), which is not told t. Expect a flat profile of z over t: the trade-off between coarse and fine is
+    made once, by lambda(t) and the law of t.
     """
     drl(c)
     c.embedding.timed = False
@@ -58,8 +59,8 @@ def drl_static(c: ConfigDict) -> None:
 def ddae(c: ConfigDict) -> None:
     """Denoising diffusion autoencoder: Xiang et al. 2023, arXiv 2303.09769: a plain DDPM, probed by its blocks.
 
-    L = E |eps - f(x_t, t)|^2 on DDPM's chain of 1,000 steps (Ho et al. 2020, arXiv 2006.11239), with no encoder. Expect the
-    best features in a middle block at low noise.
+    L = E |eps - f(x_t, t)|^2 on DDPM's chain of 1,000 steps (Ho et al. 2020, arXiv 2006.11239), with no encoder.
+    Expect the best features in a middle block at low noise.
     """
     c.diffusion.process, c.diffusion.steps = "vp", 1000
     c.diffusion.prediction, c.diffusion.weight, c.diffusion.timesteps = "eps", "simple", "stratified"

@@ -136,8 +136,8 @@ def _check_code(config: ConfigDict) -> None:
         )
     if config.consistency.weight > 0 and embedding.input == "x0" and not embedding.timed:
         raise UserError(
-            f"config.consistency.weight={config.consistency.weight} compares the codes of two noise levels, and a static "
-            "code of x0 has one for all; set it to 0, or config.embedding.timed=True"
+            f"config.consistency.weight={config.consistency.weight} compares the codes of two noise levels, and a "
+            "static code of x0 has one for all; set it to 0, or config.embedding.timed=True"
         )
 
 

@@ -76,7 +76,7 @@ def test_a_config_that_cannot_run_is_refused_naming_the_field(field, value, mess
 )
 def test_what_needs_an_encoder_is_refused_without_one(field, value):
     with pytest.raises(
-        UserError, match=f"config.{field}={value} needs an encoder, .* set config.embedding.input to x0"
+        UserError, match=rf"config\.{field}={value} needs an encoder, .* set config\.embedding\.input to x0"
     ):
         validate(tiny_config(**{"embedding.input": "none", field: value}))
 

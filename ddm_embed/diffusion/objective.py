@@ -2,9 +2,9 @@
 
     L = E_{t, x0, eps} w(t) | target - f(x_t, t, z_t) |^2 + regularisers,    z_t = E(., t)
 
-Jiang & Cai, arXiv 2505.05732: z_t on the sphere, the encoder seeing x0, x_t or another view, chain consistency. Mittal et
-al., arXiv 2105.14257: DRL is `lambda(t) |s - grad log p_0t|^2` (prediction score, weight lambda) with an L1 norm on z; VDRL
-draws z from a Gaussian and adds its KL to N(0, I). Everything is a switch of the one loss below.
+Jiang & Cai, arXiv 2505.05732: z_t on the sphere, the encoder seeing x0, x_t or another view, chain consistency. Mittal
+et al., arXiv 2105.14257: DRL is `lambda(t) |s - grad log p_0t|^2` (prediction score, weight lambda) with an L1 norm on
+z; VDRL draws z from a Gaussian and adds its KL to N(0, I). Everything is a switch of the one loss below.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ Lambda = Callable[[Level, Level, Level], Level]
 
 WEIGHTS = ("simple", "sigma2", "min_snr")
 INPUTS = ("none", "x0", "xt", "view")
+UNIFORM = Timesteps("uniform")
 
 
 class Networks(NamedTuple):
@@ -72,7 +73,7 @@ class Objective:
 
     process: Process
     prediction: str = "eps"
-    timesteps: Timesteps = Timesteps()
+    timesteps: Timesteps = UNIFORM
     weight: str | Lambda = "simple"
     min_snr_gamma: float = 5.0
     encoder_input: str = "x0"

@@ -1,11 +1,11 @@
 """What the denoiser predicts, and the exact conversions between the choices.
 
-Every choice is a sum `a x_0 + b eps`. Together with `x_t = alpha x_0 + sigma eps` it is two equations for two unknowns, so
-one formula converts each into any other.
+Every choice is a sum `a x_0 + b eps`. Together with `x_t = alpha x_0 + sigma eps` it is two equations for two
+unknowns, so one formula converts each into any other.
 
 eps: the noise (Ho et al. 2020, arXiv 2006.11239). x0: the image. v: `alpha eps - sigma x_0` (Salimans & Ho 2022, arXiv
-2202.00512). flow: `eps - x_0`, the velocity of rectified flow (Liu et al. 2023, arXiv 2209.03003). score: the gradient of
-log p(x_t | x_0), `-eps / sigma` (Song et al. 2021, arXiv 2011.13456).
+2202.00512). flow: `eps - x_0`, the velocity of rectified flow (Liu et al. 2023, arXiv 2209.03003). score: the gradient
+of log p(x_t | x_0), `-eps / sigma` (Song et al. 2021, arXiv 2011.13456).
 """
 
 import jax.numpy as jnp

@@ -1,8 +1,8 @@
 """Forward processes: how an image turns into noise.
 
-`x_t = alpha(t) x_0 + sigma(t) eps`, with eps standard normal and t in [0, 1] from clean to noise; equally the solution of
-`dx = a(t) x dt + g(t) dw` from x_0. Each process exists in continuous time, a frozen dataclass, and as a Markov chain of T
-steps, `process.chain(T)`. Every method takes NumPy arrays (float64, on the host) as well as JAX arrays.
+`x_t = alpha(t) x_0 + sigma(t) eps`, with eps standard normal and t in [0, 1] from clean to noise; equally the solution
+of `dx = a(t) x dt + g(t) dw` from x_0. Each process exists in continuous time, a frozen dataclass, and as a Markov
+chain of T steps, `process.chain(T)`. Every method takes NumPy arrays (float64, on the host) as well as JAX arrays.
 
 VP, sub-VP and VE: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations" (arXiv
 2011.13456), sec. 3.4 and app. B; the constants are those of Mittal et al., arXiv 2105.14257, released code.
@@ -44,7 +44,8 @@ class Process(abc.ABC):
 
     @abc.abstractmethod
     def table(self, steps: int) -> tuple[Table, Table]:
-        """alpha and sigma, float64 [steps + 1], at the steps of this process's chain, beginning with the clean image."""
+        """alpha and sigma, float64 [steps + 1], at the steps of this process's chain, beginning with the clean
+        image."""
 
     def sde(self, x: Float[Array, "batch *dims"], t: Time) -> tuple[Float[Array, "batch *dims"], Time]:
         """Drift [batch, ...] and diffusion coefficient [batch] of the forward SDE at x."""
@@ -158,7 +159,8 @@ class SubVP(Process):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VE(Process):
-    """Variance exploding: s(t) = s_min (s_max / s_min)^t; alpha = 1, sigma^2 = s(t)^2 - s(0)^2 (Song et al. 2021, eq. 29).
+    """Variance exploding: s(t) = s_min (s_max / s_min)^t; alpha = 1, sigma^2 = s(t)^2 - s(0)^2 (Song et al. 2021, eq.
+    29).
 
     Their code writes s(t) for sigma; here sigma(0) = 0, so that x_0 is the clean image, as the SDE has it.
     """
@@ -182,7 +184,8 @@ class VE(Process):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cosine(Process):
-    """alpha^2 = cos^2 of (t + s) / (1 + s) * pi / 2, over its value at t = 0 (Nichol & Dhariwal 2021, eq. 17); a VP process.
+    """alpha^2 = cos^2 of (t + s) / (1 + s) * pi / 2, over its value at t = 0 (Nichol & Dhariwal 2021, eq. 17); a VP
+    process.
 
     Sampling starts at t = 0.9946, where alpha is 0.0085: at t = 1 it is 0 (the bound of Lu et al. 2022, arXiv
     2206.00927, their code).
@@ -214,7 +217,8 @@ class Cosine(Process):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RectifiedFlow(Process):
-    """alpha = 1 - t, sigma = t: straight lines (Liu et al. 2023, arXiv 2209.03003; Lipman et al. 2023, arXiv 2210.02747).
+    """alpha = 1 - t, sigma = t: straight lines (Liu et al. 2023, arXiv 2209.03003; Lipman et al. 2023, arXiv
+    2210.02747).
 
     Sampling starts at t = 0.995: at t = 1 there is no signal and the SDE's rates are infinite.
     """
@@ -269,7 +273,8 @@ class Chain(Process):
         return self._sampled(steps)
 
     def _place(self, t: Time) -> tuple[Array, Time]:
-        """The step at or before t, and the time since: none within t's rounding, which does not fall short of a step."""
+        """The step at or before t, and the time since: none within t's rounding, which does not fall short of a
+        step."""
         xp = t.__array_namespace__()
         position, nearest = t * self.steps, xp.round(t * self.steps)
         rounding = 4 * self.steps * np.finfo(t.dtype).eps

@@ -1,8 +1,8 @@
 """Reverse-time solvers: from noise to images, and, for the deterministic ones, from images to their noise.
 
-Each solver is one `lax.scan` over a grid of noise levels that is fixed before it is compiled; alpha, sigma and the rates
-at the grid are computed on the host in float64. A solver sees a denoiser as a function of (x_t, t) alone, so a code may
-be fixed, absent or follow t.
+Each solver is one `lax.scan` over a grid of noise levels that is fixed before it is compiled; alpha, sigma and the
+rates at the grid are computed on the host in float64. A solver sees a denoiser as a function of (x_t, t) alone, so a
+code may be fixed, absent or follow t.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,8 @@ CORRECTOR_SNR = 0.16  # of the Langevin corrector (Song et al. 2021, arXiv 2011.
 
 
 class Path(NamedTuple):
-    """Each step of a solver: t [time] and x_t [time, batch, height, width, channel] before it, the x_0 guessed there."""
+    """Each step of a solver: t [time] and x_t [time, batch, height, width, channel] before it, the x_0 guessed
+    there."""
 
     t: Float[Array, " time"]
     xt: Float[Array, "time batch height width channel"]
@@ -51,7 +52,8 @@ class _Step(NamedTuple):
 
 
 def time_grid(process: Process, sampler: str, steps: int) -> Times:
-    """`steps` noise levels from the process's last to its first, float64: equally spaced in t, for dpmpp_2m in log-SNR."""
+    """`steps` noise levels from the process's last to its first, float64: equally spaced in t, for dpmpp_2m in
+    log-SNR."""
     if sampler != "dpmpp_2m":
         return np.linspace(process.last, process.first, steps)
     ends = process.log_snr(np.array([process.last, process.first]))
@@ -101,7 +103,8 @@ def integrate(
     """x carried from times[0] to times[-1], and the way it went if `keep_path`; arguments as of `sample`.
 
     Args:
-      times: strictly monotone noise levels in [process.first, process.last], on the host; rising for `ODE_SAMPLERS` only.
+      times: strictly monotone noise levels in [process.first, process.last], on the host; rising for `ODE_SAMPLERS`
+      only.
 
     Raises:
       ValueError: there is no such sampler.
@@ -190,15 +193,16 @@ def _heun(guess: _Guess, step: _Step, x: Image, x0: Image, eps: Image, x0_before
 
 
 def _dpmpp_2m(guess: _Guess, step: _Step, x: Image, x0: Image, eps: Image, x0_before: Image) -> Image:
-    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2): x_0 extrapolated linearly in log(alpha / sigma)."""
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2): x_0 extrapolated linearly in log(alpha /
+    sigma)."""
     ahead = x0 + step.extrapolate * (x0 - x0_before)
     shrink = step.sigma_s / step.sigma_t
     return shrink * x + (step.alpha_s - shrink * step.alpha_t) * ahead
 
 
 def _langevin(guess: _Guess, step: _Step, x: Image, x0: Image, eps: Image, x0_before: Image) -> Image:
-    """The reverse-diffusion predictor, then one step of the Langevin corrector (Song et al. 2021, arXiv 2011.13456, eq. 46
-    and algorithms 2 to 5). As in their code, the corrector's step size is the same for the whole batch."""
+    """The reverse-diffusion predictor, then one step of the Langevin corrector (Song et al. 2021, arXiv 2011.13456,
+    eq. 46 and algorithms 2 to 5). As in their code, the corrector's step size is the same for the whole batch."""
     predict_key, correct_key = jax.random.split(step.key)
     ratio = step.alpha_t / step.alpha_s
     variance = jnp.maximum(step.sigma_t**2 - (ratio * step.sigma_s) ** 2, 0)

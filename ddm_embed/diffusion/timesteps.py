@@ -1,8 +1,8 @@
 """At which noise levels a model is trained: what is left of an image at those levels is what its code keeps.
 
 Manual control of the level of detail: Mittal et al., arXiv 2105.14257, sec. 3 and released code (uniform, one fixed t,
-uniform in sigma). Logit-normal: Esser et al. 2024, arXiv 2403.03206, sec. 3.1. The adversary is of the ICLR 2022 version
-of Mittal et al.
+uniform in sigma). Logit-normal: Esser et al. 2024, arXiv 2403.03206, sec. 3.1. The adversary is of the ICLR 2022
+version of Mittal et al.
 """
 
 import dataclasses
@@ -25,7 +25,8 @@ class Timesteps:
 
     Attributes:
       law: stratified and uniform: all levels alike. fixed: t = `fixed` alone. sigma: uniform in sigma(t). logit_normal:
-        logit(t) normal with mean `logit_mean` and standard deviation `logit_std`. adversarial: learned, see `adversary`.
+        logit(t) normal with mean `logit_mean` and standard deviation `logit_std`. adversarial: learned, see
+        `adversary`.
       adversary_temperature: weight of the entropy that keeps the adversary from one level.
     """
 

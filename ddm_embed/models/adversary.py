@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 class Adversary(nn.Module):
     """Logits [bins] of a law of t; all alike at initialisation.
 
-    After the ICLR 2022 version of Mittal et al., arXiv 2105.14257, where an adversary raises the loss through the law of t.
+    After the ICLR 2022 version of Mittal et al., arXiv 2105.14257, where an adversary raises the loss through the law
+    of t.
     """
 
     bins: int = 20

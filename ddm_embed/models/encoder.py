@@ -11,7 +11,8 @@ from ddm_embed.models.layers import TimeEmbedding, Tokens, Trunk
 
 
 class Embedding(NamedTuple):
-    """z: float32 [batch, dim], the mean of a Gaussian code. tokens: what each layer puts out, [batch, token, width] each.
+    """z: float32 [batch, dim], the mean of a Gaussian code. tokens: what each layer puts out, [batch, token, width]
+    each.
     log_variance: float32 [batch, dim] of a Gaussian code, else None."""
 
     z: Float[Array, "batch dim"]

@@ -12,7 +12,7 @@ from ddm_embed.diffusion.objective import Networks, Objective, cosine, gaussian_
 from ddm_embed.diffusion.process import PROCESSES, VE, VP
 from ddm_embed.diffusion.timesteps import Timesteps
 
-OBJECTIVE = Objective(VP().chain(1000))
+OBJECTIVE = Objective(VP().chain(1000), timesteps=Timesteps("stratified"))
 X0 = jax.random.normal(jax.random.key(1), (8, 4, 4, 1))
 VIEW = X0[:, :, ::-1]
 
@@ -180,7 +180,9 @@ def test_the_kl_is_the_closed_form_of_two_gaussians_integrated_numerically():
         q = np.exp(-((z - m) ** 2) / (2 * v)) / np.sqrt(2 * np.pi * v)
         return np.trapezoid(q * (-((z - m) ** 2) / (2 * v) - np.log(v) / 2 + z**2 / 2), z)
 
-    expected = [sum(integral(m, np.exp(lv)) for m, lv in zip(*row, strict=True)) for row in zip(mean, log_variance)]
+    expected = [
+        sum(integral(m, np.exp(lv)) for m, lv in zip(*row, strict=True)) for row in zip(mean, log_variance, strict=True)
+    ]
     np.testing.assert_allclose(gaussian_kl(jnp.asarray(mean), jnp.asarray(log_variance)), expected, atol=1e-5)
 
 
