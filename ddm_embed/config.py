@@ -141,6 +141,21 @@ def probe_default() -> ConfigDict:
     return c.lock()
 
 
+def sample_default() -> ConfigDict:
+    """The default config of the program that draws pictures."""
+    c = ConfigDict()
+    c.sampler = "ddim"  # ancestral, ddim, euler, heun, dpmpp_2m or langevin
+    c.steps = 50  # of the sampler
+    c.images = 8  # test images shown
+    c.samples = 8  # made of each
+    c.times = (0.1, 0.3, 0.5, 0.7, 0.9)  # noise levels whose codes are shown
+    c.training_images = 1000  # training images in scatter plots, curves and `detail`
+    c.beside = ()  # directories of other runs on the same data, for the picture `detail`
+    c.grid_range = 1.0  # the square of codes reaches from -grid_range to grid_range
+    c.seed = 0  # of the noise and of the images chosen
+    return c.lock()
+
+
 def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
     """A config file's argument, "key=value,key=value", over the defaults that name its keys and types.
 

@@ -6,6 +6,7 @@ from ddm_embed.data.augment import AUGMENTATIONS
 from ddm_embed.diffusion.objective import INPUTS
 from ddm_embed.diffusion.prediction import PREDICTIONS
 from ddm_embed.diffusion.process import PROCESSES
+from ddm_embed.diffusion.sampler import SAMPLERS
 from ddm_embed.diffusion.timesteps import LAWS
 from ddm_embed.errors import UserError
 from ddm_embed.models.build import TRANSFORMER, check_encoder, parse_variant, resolve
@@ -61,6 +62,15 @@ RANGES = {
     "train.picture_every": (0, None),
     "mesh.data": (-1, None),
     "mesh.fsdp": (1, None),
+}
+
+SAMPLE_RANGES = {
+    "steps": (2, 10_000),
+    "images": (2, 64),
+    "samples": (2, 64),
+    "training_images": (2, None),
+    "grid_range": (1e-6, None),
+    "seed": (0, 2**31 - 1),
 }
 
 PROBE_RANGES = {
@@ -213,13 +223,28 @@ def validate_probe(config: ConfigDict) -> None:
       UserError: naming the first field that is wrong.
     """
     _check_ranges(config, PROBE_RANGES)
-    numbers = (int, float)
-    if not config.times or not all(isinstance(t, numbers) and 0 <= t <= 1 for t in config.times):
-        raise UserError(f"config.times={config.times}: expected noise levels between 0 and 1")
-    if not config.strengths or not all(isinstance(s, numbers) and s > 0 for s in config.strengths):
+    _check_times(config.times)
+    if not config.strengths or not all(isinstance(s, (int, float)) and s > 0 for s in config.strengths):
         raise UserError(f"config.strengths={config.strengths}: expected ridge penalties above 0")
     if config.name in ("", ".", "..") or "/" in config.name:
         raise UserError(f"config.name={config.name!r}: expected the name of a folder")
+
+
+def validate_sample(config: ConfigDict) -> None:
+    """Checks the config of the program that draws pictures.
+
+    Raises:
+      UserError: naming the first field that is wrong.
+    """
+    if config.sampler not in SAMPLERS:
+        raise UserError(f"config.sampler={config.sampler!r}; use one of {', '.join(SAMPLERS)}")
+    _check_ranges(config, SAMPLE_RANGES)
+    _check_times(config.times)
+
+
+def _check_times(times: tuple) -> None:
+    if not times or not all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in times):
+        raise UserError(f"config.times={times}: expected noise levels between 0 and 1")
 
 
 def _field(config: ConfigDict, name: str):

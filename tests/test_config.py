@@ -82,7 +82,7 @@ def test_what_needs_an_encoder_is_refused_without_one(field, value):
 
 
 def test_a_code_has_one_penalty_and_a_static_one_no_chain_to_agree_along():
-    with pytest.raises(UserError, match="set one of config.embedding.l1_weight=0"):
+    with pytest.raises(UserError, match=r"set one of config.embedding.l1_weight=0"):
         validate(tiny_config(**{"embedding.gaussian": True, "embedding.sphere": False, "embedding.l1_weight": 0.1}))
     with pytest.raises(UserError, match=r"or config\.embedding\.timed=True"):
         validate(tiny_config(**{"embedding.timed": False, "consistency.weight": 0.1}))

@@ -21,11 +21,15 @@ ALLOWED = {
     "validate": {"diffusion", "models", "data", "parallel", "system"},
     "arms": set(),
     "system": {"diffusion", "models"},
-    "train": {"diffusion", "models", "data", "parallel", "system", "validate"},
-    "evaluate": {"diffusion", "models", "data", "parallel", "system", "validate", "train.checkpoint"},
+    "figure": set(),
+    "trained": {"diffusion", "models", "parallel", "system", "train.checkpoint"},
+    "train": {"diffusion", "models", "data", "parallel", "system", "validate", "figure"},
+    "evaluate": {"diffusion", "models", "data", "parallel", "system", "validate", "trained"},
+    "decode": {"diffusion", "models", "data", "parallel", "system", "trained", "figure"},
     "cli": set(),
     "main": {"cli", "train", "evaluate", "data"},
     "probe": {"cli", "train", "evaluate", "validate"},
+    "sample": {"cli", "data", "decode", "evaluate", "figure", "trained", "validate"},
 }
 MATHEMATICS = ("diffusion", "models")  # know no config, and raise no errors for users
 

@@ -80,7 +80,8 @@ def sample(
       clip: holds every guess of x_0 within [-1, 1], as images are.
     """
     x, _ = integrate(denoise, process, prediction, x, time_grid(process, sampler, steps), key, sampler, clip)
-    return _Guess(denoise, process, prediction, clip).at(x, process.first)[0]
+    alpha, sigma = process.marginal(np.array([process.first]))
+    return _Guess(denoise, prediction, clip).at(x, process.first, alpha[0], sigma[0])[0]
 
 
 def encode(denoise: Denoise, process: Process, prediction: str, x0: Image, sampler: str, steps: int) -> Image:
@@ -119,11 +120,11 @@ def integrate(
     }
     if sampler not in advance:
         raise ValueError(f"sampler={sampler!r}; use one of {SAMPLERS}")
-    guess = _Guess(denoise, process, prediction, clip)
+    guess = _Guess(denoise, prediction, clip)
 
     def body(carry, step: _Step):
         x, x0_before = carry
-        x0, eps = guess.at(x, step.t)
+        x0, eps = guess.at(x, step.t, step.alpha_t, step.sigma_t)
         after = advance[sampler](guess, step, x, x0, eps, x0_before)
         return (after, x0), (Path(step.t, x, x0) if keep_path else None)
 
@@ -134,13 +135,13 @@ def integrate(
 class _Guess:
     """The denoiser as a guess of x_0 and eps."""
 
-    def __init__(self, denoise: Denoise, process: Process, prediction: str, clip: bool):
-        self._denoise, self._process, self._prediction, self._clip = denoise, process, prediction, clip
+    def __init__(self, denoise: Denoise, prediction: str, clip: bool):
+        self._denoise, self._prediction, self._clip = denoise, prediction, clip
 
-    def at(self, x: Image, t: Array | float) -> tuple[Image, Image]:
-        level = jnp.full(len(x), t, jnp.float32)
-        alpha, sigma = self._process.marginal(level)
-        output = self._denoise(x, level)
+    def at(self, x: Image, t: Array | float, alpha: Array | float, sigma: Array | float) -> tuple[Image, Image]:
+        """alpha and sigma are the solver's own: a step multiplies what rounding sets them apart into its path."""
+        t, alpha, sigma = (jnp.full(len(x), level, jnp.float32) for level in (t, alpha, sigma))
+        output = self._denoise(x, t).astype(x.dtype)
         x0 = prediction_lib.to_x0(self._prediction, output, x, alpha, sigma)
         if not self._clip:
             return x0, prediction_lib.to_eps(self._prediction, output, x, alpha, sigma)
@@ -150,12 +151,16 @@ class _Guess:
 
 def _steps(process: Process, times: Times, key: Key[Array, ""]) -> _Step:
     times = np.asarray(times, np.float64)
-    (alpha, sigma), (rate, g2) = process.marginal(times), process.rates(times)
+    alpha, sigma = process.marginal(times)
     h = np.diff(np.log(alpha) - np.log(sigma))
     extrapolate = np.concatenate([[0.0], h[1:] / (2 * h[:-1])])
-    ends = (times, alpha, sigma, rate, g2)
-    t, alpha_t, sigma_t, rate_t, g2_t = (jnp.asarray(end[:-1], jnp.float32) for end in ends)
-    s, alpha_s, sigma_s, rate_s, g2_s = (jnp.asarray(end[1:], jnp.float32) for end in ends)
+    ends = (times, alpha, sigma)
+    t, alpha_t, sigma_t = (jnp.asarray(end[:-1], jnp.float32) for end in ends)
+    s, alpha_s, sigma_s = (jnp.asarray(end[1:], jnp.float32) for end in ends)
+    # A chain's rates jump at its steps: either end takes them from within the step.
+    inside = 1e-6 * np.diff(times)
+    rate_t, g2_t = (jnp.asarray(rate, jnp.float32) for rate in process.rates(times[:-1] + inside))
+    rate_s, g2_s = (jnp.asarray(rate, jnp.float32) for rate in process.rates(times[1:] - inside))
     keys = jax.random.split(key, len(times) - 1)
     return _Step(t, s, alpha_t, sigma_t, alpha_s, sigma_s, rate_t, g2_t, rate_s, g2_s, jnp.asarray(extrapolate), keys)
 
@@ -187,7 +192,7 @@ def _heun(guess: _Guess, step: _Step, x: Image, x0: Image, eps: Image, x0_before
     """The trapezium rule, its end guessed by Euler (Karras et al. 2022, arXiv 2206.00364, algorithm 1)."""
     begin = _slope(step.rate_t, step.g2_t, step.sigma_t, x, eps)
     reached = x + (step.s - step.t) * begin
-    _, eps_reached = guess.at(reached, step.s)
+    _, eps_reached = guess.at(reached, step.s, step.alpha_s, step.sigma_s)
     end = _slope(step.rate_s, step.g2_s, step.sigma_s, reached, eps_reached)
     return x + (step.s - step.t) * (begin + end) / 2
 
@@ -209,7 +214,7 @@ def _langevin(guess: _Guess, step: _Step, x: Image, x0: Image, eps: Image, x0_be
     mean = (2 - ratio) * x - variance / step.sigma_t * eps
     x = mean + jnp.sqrt(variance) * jax.random.normal(predict_key, x.shape)
 
-    _, eps = guess.at(x, step.s)
+    _, eps = guess.at(x, step.s, step.alpha_s, step.sigma_s)
     score = -eps / step.sigma_s
     noise = jax.random.normal(correct_key, x.shape)
     size = 2 * ratio**2 * (CORRECTOR_SNR * _mean_norm(noise) / _mean_norm(score)) ** 2

@@ -10,21 +10,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, UInt8
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddm_embed import system
 from ddm_embed.data.source import Source, Split, check_same, open_source, read_all
 from ddm_embed.errors import UserError
 from ddm_embed.evaluate import heads
 from ddm_embed.evaluate.baselines import pixel_features
 from ddm_embed.evaluate.features import Features, feature_names, make_extract
 from ddm_embed.evaluate.splits import Fold, check_labelled, sample, sample_positions, split_fold
-from ddm_embed.parallel.mesh import make_mesh
-from ddm_embed.train.checkpoint import restore_ema
+from ddm_embed.trained import restore
 from ddm_embed.validate import validate
 
 logger = logging.getLogger("ddm_embed")
@@ -120,17 +116,12 @@ def summary(scores: list[float]) -> dict[str, Any]:
 
 
 def open_reader(run: ConfigDict, config: ConfigDict, workdir: Path, source: Source) -> Reader:
-    """The newest sound checkpoint, its EMA parameters in place on all devices."""
-    mesh = make_mesh(jax.device_count(), 1)
-    models = system.make_models(run, source.image_shape)
-    shapes = jax.eval_shape(models.init, jax.random.key(0))
-    whole = NamedSharding(mesh, P())
-    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
-    step, params = restore_ema(workdir, abstract)
-    batch_size = -(-config.batch_size // mesh.size) * mesh.size
-    networks = system.make_networks(models, run)
-    extract = make_extract(networks, system.make_process(run), run.embedding.input, mesh, batch_size, config.seed)
-    return Reader(step, feature_names(models), lambda *arguments: extract(params, *arguments))
+    """The newest sound checkpoint, read in batches that its mesh divides."""
+    trained = restore(run, workdir, source.image_shape)
+    batch_size = -(-config.batch_size // trained.mesh.size) * trained.mesh.size
+    process, seen = trained.objective.process, run.embedding.input
+    extract = make_extract(trained.networks, process, seen, trained.mesh, batch_size, config.seed)
+    return Reader(trained.step, feature_names(trained.models), lambda *arguments: extract(trained.params, *arguments))
 
 
 def make_profile(features_at: Callable[[float], Features], fold: Fold, config: ConfigDict) -> list[Entry]:

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from jaxtyping import Array, Float, UInt8
 
 from ddm_embed.data.augment import to_float
 from ddm_embed.diffusion import prediction as prediction_lib
 from ddm_embed.diffusion.objective import Networks, Objective
+from ddm_embed.figure import image_grid, save
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 IMAGES = 8
@@ -43,26 +43,5 @@ def make_denoise(
 
 def draw(columns: Float[np.ndarray, "column batch height width channel"], path: Path, title: str) -> None:
     """Writes the columns as a labelled PNG, one row an image."""
-    from matplotlib.figure import Figure
-
-    gap = 1
-    _, rows, height, width, channels = columns.shape
-    pixels = np.clip((columns + 1) / 2, 0, 1)
-    pixels = np.pad(pixels, ((0, 0), (0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=1.0)
-    canvas = rearrange(pixels, "k b h w c -> (b h) (k w) c")
-    if channels not in (1, 3):
-        canvas = canvas[..., :1]
-    canvas = canvas[..., 0] if canvas.shape[-1] == 1 else canvas
-
     labels = ["image"] + [name for level in LEVELS for name in (f"noised\nt={level}", f"denoised\nt={level}")]
-    figure = Figure(figsize=(0.95 * len(labels), 0.95 * rows * height / width + 1.1), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xticks((np.arange(len(labels)) + 0.5) * (width + 2 * gap) - 0.5, labels, fontsize=9)
-    axes.xaxis.tick_top()
-    axes.tick_params(length=0)
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=11)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, bbox_inches="tight")
+    save(image_grid(columns.swapaxes(0, 1), labels, None, title), path)

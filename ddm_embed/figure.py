@@ -1,0 +1,55 @@
+"""Figures of images: labelled grids, written as PNG."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import Float
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Grid = Float[np.ndarray, "row column height width channel"]
+
+CELL = 0.95  # inches
+GAP = 1  # white pixels around an image
+
+
+def image_grid(images: Grid, columns: list[str], rows: list[str] | None, title: str) -> "Figure":
+    """Images in [-1, 1] under the names of their columns and beside those of their rows; NaN leaves a place empty."""
+    from matplotlib.figure import Figure
+
+    count, across, height, width, _ = images.shape
+    lines = 1 + max((name.count("\n") for name in columns), default=0)
+    figure = Figure(
+        figsize=(max(CELL * across, 4.5) + (1.0 if rows else 0), CELL * count * height / width + 0.5 + 0.2 * lines),
+        layout="constrained",
+    )
+    place_grid(figure.subplots(), images, columns, rows)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def place_grid(axes: "Axes", images: Grid, columns: list[str], rows: list[str] | None) -> None:
+    """Draws such a grid into one panel."""
+    _, _, height, width, channels = images.shape
+    pixels = np.nan_to_num(np.clip((images + 1) / 2, 0, 1), nan=1.0)
+    pixels = np.pad(pixels, ((0, 0), (0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=1.0)
+    canvas = rearrange(pixels, "r k h w c -> (r h) (k w) c")
+    if channels != 3:  # one channel, or more than a picture has: the first is shown
+        canvas = canvas[..., 0]
+    axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks((np.arange(len(columns)) + 0.5) * (width + 2 * GAP) - 0.5, columns, fontsize=9)
+    axes.xaxis.tick_top()
+    names = rows or []
+    axes.set_yticks((np.arange(len(names)) + 0.5) * (height + 2 * GAP) - 0.5, names, fontsize=9)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Writes the figure as PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight")

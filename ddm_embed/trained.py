@@ -1,0 +1,46 @@
+"""A run's checkpoint, restored to be used: what the probe and the pictures begin with."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from ddm_embed import system
+from ddm_embed.diffusion.objective import Networks, Objective
+from ddm_embed.models.build import Models
+from ddm_embed.parallel.mesh import make_mesh
+from ddm_embed.train.checkpoint import restore_ema
+
+
+class Trained(NamedTuple):
+    """config: the run's. params: EMA parameters, whole on every device of the mesh. step: the checkpoint's."""
+
+    config: ConfigDict
+    models: Models
+    networks: Networks
+    objective: Objective
+    params: Any
+    step: int
+    mesh: Mesh
+
+
+def restore(config: ConfigDict, workdir: Path, image_shape: tuple[int, int, int]) -> Trained:
+    """The newest sound checkpoint of a run, on all devices.
+
+    Args:
+      config: the run's. workdir: its directory. image_shape: (height, width, channel).
+
+    Raises:
+      UserError: there is no sound checkpoint, or it does not fit the config.
+    """
+    mesh = make_mesh(jax.device_count(), 1)
+    models = system.make_models(config, image_shape)
+    shapes = jax.eval_shape(models.init, jax.random.key(0))
+    whole = NamedSharding(mesh, P())
+    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
+    step, params = restore_ema(workdir, abstract)
+    networks, objective = system.make_networks(models, config), system.make_objective(config)
+    return Trained(config, models, networks, objective, params, step, mesh)
