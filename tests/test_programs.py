@@ -177,3 +177,28 @@ def test_cifar10_trains_from_tfds_without_tensorflow(tfds_dir, tmp_path):
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[-1] == "False"
+
+
+def test_pictures_are_listed_drawn_and_refused(tiny_run, tmp_path):
+    _, workdir = tiny_run
+    listed = run_module("ddm_embed.sample", "--list")
+    assert listed.returncode == 0 and "wrong_z " in listed.stdout and "not of this run" not in listed.stdout
+    listed = run_module("ddm_embed.sample", "--list", "--workdir", workdir)
+    assert listed.stdout.count("not of this run") == 3  # code_scatter, code_grid, samples
+
+    shutil.copytree(workdir, tmp_path / "run")
+    drawn = run_module("ddm_embed.sample", "--workdir", tmp_path / "run", "--picture=wrong_z", "--config.images=3")
+    assert drawn.returncode == 0, drawn.stderr
+    path = drawn.stdout.splitlines()[-1]
+    assert path == f"{tmp_path}/run/samples/wrong_z.png" and Image.open(path).size[0] > 300
+
+    for flags, message in [
+        ([], "--picture is missing; use all or one of reconstructions,"),
+        (["--picture=portrait"], "no such picture"),
+        (["--picture=code_grid"], "train one with --config.embedding.dim=2"),
+        (["--picture=one_z", "--config.sampler=rk4"], "config.sampler='rk4'; use one of ancestral, ddim"),
+        (["--picture=one_z", "--config.steps=1"], "config.steps=1; expected between 2 and"),
+        (["--picture=detail", "--config.beside=('/no/such',)"], "/no/such holds no run"),
+    ]:
+        assert message in refused(run_module("ddm_embed.sample", "--workdir", workdir, *flags))
+    assert "--workdir is missing" in refused(run_module("ddm_embed.sample", "--picture=one_z"))

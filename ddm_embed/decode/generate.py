@@ -98,18 +98,23 @@ def draw_noise(trained: Trained, number: int, seed: int) -> Image:
     return trained.objective.process.prior(jax.random.key(seed), (number, *trained.models.image_shape))
 
 
-def sample(trained: Trained, x: Image, told: Told, sampler: str, steps: int, seed: int) -> Float[np.ndarray, "..."]:
-    """Images in [-1, 1] from noise x [batch, height, width, channel], on the host; see `sampler.sample`."""
+def sample(
+    trained: Trained, x: Image, told: Told, sampler: str, steps: int, seed: int, clip: bool = True
+) -> Float[np.ndarray, "batch height width channel"]:
+    """Images from noise x [batch, height, width, channel], on the host; see `sampler.sample`.
+
+    What `encode` gave comes back as it was with `clip=False`: the ODE forth held no guess within [-1, 1].
+    """
     process, kind, key = trained.objective.process, trained.objective.prediction, jax.random.key(seed)
 
     def body(params, batch):
         x, told = batch
-        return sampler_lib.sample(denoiser(trained, params, told), process, kind, x, key, sampler, steps)
+        return sampler_lib.sample(denoiser(trained, params, told), process, kind, x, key, sampler, steps, clip)
 
     return over_batch(trained, body)((x, told))
 
 
-def encode(trained: Trained, image: Image, told: Told, sampler: str, steps: int) -> Float[np.ndarray, "..."]:
+def encode(trained: Trained, image: Image, told: Told, sampler: str, steps: int) -> Float[np.ndarray, "batch ..."]:
     """The noise [batch, height, width, channel] that the probability-flow ODE carries images in [-1, 1] to."""
     process, kind = trained.objective.process, trained.objective.prediction
 

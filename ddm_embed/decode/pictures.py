@@ -142,8 +142,7 @@ def code_scatter(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure"
             axes.plot(*codes[chosen].T, ".", markersize=3, color=color, label=label)
         axes.set_aspect("equal", adjustable="datalim")
         axes.set_title(f"t={t:g}" if trained.config.embedding.timed else "static code", fontsize=10)
-        axes.set_xlabel("z 1")
-        axes.set_ylabel("z 2")
+        axes.set(xlabel="z 1", ylabel="z 2")
         axes.grid(alpha=0.3)
     if shown.labels is not None:
         outside = dict(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
@@ -161,8 +160,7 @@ def code_grid(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
     names = [f"{value:.2f}" for value in across]
     title = f"{_whose(trained)}: decoded codes, noise fixed ({_way(config)})"
     figure = image_grid(made.reshape(side, side, *made.shape[1:]), names, names[::-1], title)
-    figure.axes[0].set_xlabel("z 1")
-    figure.axes[0].set_ylabel("z 2")
+    figure.axes[0].set(xlabel="z 1", ylabel="z 2")
     return figure
 
 
@@ -215,9 +213,7 @@ def loss(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
         axes.plot(levels, mean, label=name, color=color)
         axes.fill_between(levels, mean - 2 * deviation, mean + 2 * deviation, alpha=0.2, color=color, linewidth=0)
     axes.axhline(1.0, linestyle=":", color="0.5", label="guessing no noise")
-    axes.set_yscale("log")
-    axes.set_xlabel("noise level t  (0: the clean image, 1: noise)")
-    axes.set_ylabel("mean squared error of the noise, a pixel")
+    axes.set(yscale="log", xlabel="noise level t  (0: clean image, 1: noise)", ylabel="squared error of eps, a pixel")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=9)
     title = f"{_whose(trained)}: denoising error of {len(own)} training images, $\\pm$ 2 standard errors"
@@ -256,7 +252,7 @@ def inversion(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
     images = shown.images
     told = Told(image=images) if trained.networks.encode else Told()
     noise = encode(trained, images, told, config.sampler, config.steps)
-    back = sample(trained, noise, told, config.sampler, config.steps, config.seed)
+    back = sample(trained, noise, told, config.sampler, config.steps, config.seed, clip=False)
     visible = noise / (3 * np.std(noise))
     labels = ["image\n", "its noise\n", f"decoded\n{_rmse(back, images)}"]
     title = f"{_whose(trained)}: to noise and back\n({_way(config)})"

@@ -139,7 +139,8 @@ class _Guess:
         self._denoise, self._prediction, self._clip = denoise, prediction, clip
 
     def at(self, x: Image, t: Array | float, alpha: Array | float, sigma: Array | float) -> tuple[Image, Image]:
-        """alpha and sigma are the solver's own: a step multiplies what rounding sets them apart into its path."""
+        """alpha and sigma are the step's own: computed anew in float32, they differ by a rounding that every step would
+        multiply into x."""
         t, alpha, sigma = (jnp.full(len(x), level, jnp.float32) for level in (t, alpha, sigma))
         output = self._denoise(x, t).astype(x.dtype)
         x0 = prediction_lib.to_x0(self._prediction, output, x, alpha, sigma)

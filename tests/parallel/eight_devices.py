@@ -13,11 +13,14 @@ from conftest import tiny_config
 
 from ddm_embed import system
 from ddm_embed.data.source import open_source
+from ddm_embed.decode import generate
+from ddm_embed.diffusion.sampler import SAMPLERS
 from ddm_embed.evaluate.features import make_extract
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.train.loop import compile_step, open_batches
 from ddm_embed.train.optimizer import make_optimizer
 from ddm_embed.train.state import abstract_state, create, make_init
+from ddm_embed.trained import Trained
 
 
 def curve(data, fsdp, config, source):
@@ -51,10 +54,24 @@ def features(devices, config, source):
     return np.asarray(extract(params, source.train.images[:50], 0.5, 0, ["z"])["z"])
 
 
+def samples(devices, config, source):
+    """Eight images by every sampler, on so many devices."""
+    mesh = make_mesh(devices, 1, jax.devices()[:devices])
+    models = system.make_models(config, source.image_shape)
+    params = jax.device_put(models.init(jax.random.key(0)), NamedSharding(mesh, PartitionSpec()))
+    networks, objective = system.make_networks(models, config), system.make_objective(config)
+    trained = Trained(config, models, networks, objective, params, 0, mesh)
+    told = generate.Told(image=source.train.images[np.arange(8)].astype(np.float32) / 127.5 - 1)
+    noise = generate.draw_noise(trained, 8, seed=0)
+    return {name: generate.sample(trained, noise, told, name, 4, seed=0) for name in SAMPLERS}
+
+
 config = tiny_config(**{"data.augment": "crop", "consistency.weight": 0.1, "embedding.input": "xt"})
 source = open_source(config)
 assert jax.device_count() == 8 and np.prod(source.image_shape) == 64
 meshes = [(1, 1), (8, 1), (4, 2), (1, 8)]
 curves = {f"{data}x{fsdp}": curve(data, fsdp, config, source) for data, fsdp in meshes}
 gap = float(np.max(np.abs(features(8, config, source) - features(1, config, source))))
-print(json.dumps({"curves": curves, "feature_gap": gap}))
+many, one = samples(8, config, source), samples(1, config, source)
+sample_gaps = {name: float(np.max(np.abs(many[name] - one[name]))) for name in SAMPLERS}
+print(json.dumps({"curves": curves, "feature_gap": gap, "sample_gaps": sample_gaps}))

@@ -30,6 +30,10 @@ def test_features_do_not_depend_on_the_number_of_devices(report):
     assert report["feature_gap"] < 1e-6
 
 
+def test_samples_do_not_depend_on_the_number_of_devices(report):
+    assert len(report["sample_gaps"]) == 6 and max(report["sample_gaps"].values()) < 1e-4
+
+
 @pytest.mark.parametrize("mesh", ["8x1", "4x2", "1x8"])
 def test_a_mesh_gives_the_loss_curve_of_one_device(curves, mesh):
     one, many = np.array(curves["1x1"][0]), np.array(curves[mesh][0])

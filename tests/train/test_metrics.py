@@ -20,7 +20,7 @@ def test_loss_by_noise_level_is_the_mean_within_each_slice():
 
 
 def step_metrics(step, loss, grad_norm=1.0):
-    terms = Terms(*(jnp.full(4, x) for x in (0.1, loss, loss, 0.0)))
+    terms = Terms(*(jnp.full(4, x) for x in (0.1, loss, loss, 0.0, 0.0)))
     return StepMetrics.of_step(jnp.int32(step), jnp.float32(loss), terms, jnp.float32(grad_norm))
 
 

@@ -1,0 +1,82 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddm_embed import config as config_lib
+from ddm_embed.data.source import open_source
+from ddm_embed.decode import generate
+from ddm_embed.decode.generate import Told
+from ddm_embed.trained import restore
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_run):
+    config, workdir = tiny_run
+    return restore(config_lib.read(workdir), workdir, open_source(config).image_shape)
+
+
+@pytest.fixture(scope="module")
+def images(tiny_run):
+    return open_source(tiny_run[0]).train.images[np.arange(5)].astype(np.float32) / 127.5 - 1
+
+
+def unit(key, number):
+    z = jax.random.normal(jax.random.key(key), (number, 8))
+    return z / jnp.linalg.norm(z, axis=-1, keepdims=True)
+
+
+def test_a_way_along_the_sphere_stays_on_it_and_turns_evenly():
+    a, b = unit(0, 1), unit(1, 1)
+    shares = jnp.linspace(0, 1, 9)
+    way = generate.interpolate(jnp.repeat(a, 9, 0), jnp.repeat(b, 9, 0), shares, sphere=True)
+    np.testing.assert_allclose(jnp.linalg.norm(way, axis=-1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(way[0], a[0], atol=1e-5)
+    np.testing.assert_allclose(way[-1], b[0], atol=1e-5)
+    turned = np.arccos(np.clip(np.asarray(way @ a[0]), -1, 1))
+    np.testing.assert_allclose(turned, np.linspace(0, np.arccos(float(a[0] @ b[0])), 9), atol=1e-3)
+
+
+def test_between_a_code_and_itself_there_is_nothing_else():
+    a = unit(0, 4)
+    way = generate.interpolate(a, a, jnp.linspace(0, 1, 4), sphere=True)
+    np.testing.assert_allclose(way, a, atol=1e-6)
+
+
+def test_a_way_off_the_sphere_is_a_line():
+    a, b = 3 * unit(0, 3), unit(1, 3)
+    np.testing.assert_allclose(
+        generate.interpolate(a, b, jnp.array([0.0, 0.25, 1.0]), sphere=False),
+        np.stack([a[0], 0.75 * a[1] + 0.25 * b[1], b[2]]),
+        atol=1e-6,
+    )
+
+
+def test_the_denoiser_is_told_what_was_asked(trained, images):
+    t = jnp.full(5, 0.4)
+
+    def tell(told):
+        return np.asarray(generate.tell(trained, trained.params, told, t))
+
+    own = np.asarray(trained.networks.encode(trained.params, images, t).z)
+    np.testing.assert_allclose(tell(Told(image=images)), own, atol=1e-6)
+    np.testing.assert_array_equal(tell(Told(z=own + 1)), own + 1)
+    np.testing.assert_array_equal(tell(Told()), np.zeros_like(own))
+    other = tell(Told(image=images, other=images[::-1], share=jnp.ones(5)))
+    np.testing.assert_allclose(other, own[::-1], atol=1e-5)
+
+
+def test_a_sample_depends_on_its_own_noise_and_code_alone(trained, images):
+    noise = generate.draw_noise(trained, 5, seed=1)
+    all_of_them = generate.sample(trained, noise, Told(image=images), "ddim", 4, seed=0)
+    two = generate.sample(trained, noise[3:], Told(image=images[3:]), "ddim", 4, seed=0)
+    np.testing.assert_allclose(all_of_them[3:], two, atol=1e-5)
+    assert all_of_them.shape == images.shape and np.all(np.abs(all_of_them) <= 1)
+
+
+def test_images_go_to_noise_and_back(trained, images):
+    """A model trained for 20 steps has a smooth, dull field: 200 Heun steps each way follow it to 1e-2."""
+    noise = generate.encode(trained, images, Told(image=images), "heun", 200)
+    assert not np.allclose(noise, images, atol=0.1)
+    back = generate.sample(trained, noise, Told(image=images), "heun", 200, seed=0, clip=False)
+    assert float(np.sqrt(np.mean((back - images) ** 2))) < 1e-2
