@@ -230,14 +230,15 @@ def detail(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
         kept = measure(run, shown.train, shown.labels, shown.images, t)
         law = f"t={diffusion.fixed_t:g} alone" if fixed else f"{diffusion.timesteps} t"
         facts = [
-            "" if kept.class_accuracy is None else f"class {kept.class_accuracy:.3f}",
-            f"pixel loss {kept.pixel_error:.3f}",
-            "" if kept.nats is None else f"{kept.nats:.1f} nats",
+            "" if kept.class_accuracy is None else f"class {kept.class_accuracy:.2f}",
+            f"pixels {1 - kept.pixel_error:.2f}",
+            "" if kept.nats is None else f"{kept.nats:.0f} nats",
         ]
         logger.info("%s, trained at %s: z at t=%g keeps: %s", run.config.name, law, t, "  ".join(filter(None, facts)))
         labels.append("\n".join([law, *facts]))
         columns.append(kept.readout)
-    title = f"{trained.config.name}: images read back from z by ridge regression"
+    read = "classes right, share of the pixels' variance kept"
+    title = f"{trained.config.name}: read back from z by ridge regression\n{read}"
     return image_grid(np.stack(columns, axis=1), labels, None, title)
 
 

@@ -273,8 +273,7 @@ class Chain(Process):
         return self._sampled(steps)
 
     def _place(self, t: Time) -> tuple[Array, Time]:
-        """The step at or before t, and the time since: none within t's rounding, which does not fall short of a
-        step."""
+        """The step at or before t, and the time since; a t within its own rounding of a step stands on it."""
         xp = t.__array_namespace__()
         position, nearest = t * self.steps, xp.round(t * self.steps)
         rounding = 4 * self.steps * np.finfo(t.dtype).eps

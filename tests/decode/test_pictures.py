@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from conftest import tiny_config
@@ -80,6 +82,8 @@ def test_every_picture_is_titled_and_nothing_leaves_its_frame(name, plane):
     for axes in figure.axes:
         box = axes.get_tightbbox()
         assert box.x0 > -1 and box.y0 > -1 and box.x1 < frame.width + 1 and box.y1 < frame.height + 1, name
+        labels = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+        assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(labels)), name
 
 
 def test_without_labels_the_scatter_has_no_legend(plane):
