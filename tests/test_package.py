@@ -25,7 +25,7 @@ ALLOWED = {
     "trained": {"diffusion", "models", "parallel", "system", "train.checkpoint"},
     "train": {"diffusion", "models", "data", "parallel", "system", "validate", "figure"},
     "evaluate": {"diffusion", "models", "data", "parallel", "system", "validate", "trained"},
-    "decode": {"diffusion", "models", "data", "parallel", "system", "trained", "figure"},
+    "decode": {"diffusion", "models", "data", "parallel", "system", "trained", "figure", "evaluate.heads"},
     "cli": set(),
     "main": {"cli", "train", "evaluate", "data"},
     "probe": {"cli", "train", "evaluate", "validate"},
