@@ -6,7 +6,15 @@ from ddm_embed.models.build import build
 from ddm_embed.parallel.partition import partition
 
 
-@pytest.mark.parametrize("options", [{"consistency": True}, {"qk_norm": True}, {"embedding_dim": None}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"consistency": True},
+        {"qk_norm": True},
+        {"embedding_dim": None},
+        {"encoder": "wrn-10-2", "gaussian": True, "adversary": True},
+    ],
+)
 def test_rules_cover_every_parameter_and_split_every_matrix_of_the_trunk(options):
     options = {"embedding_dim": 8} | options
     models = build(variant="Ti/4", image_shape=(8, 8, 3), width=16, depth=2, heads=2, **options)
