@@ -82,16 +82,16 @@ class Process(abc.ABC):
         return xp.minimum(xp.floor(u * index), index - 1) / self.steps
 
     def time_at_sigma(self, sigma: Time) -> Time:
-        """The t in [first, last] whose sigma this is, [batch]; by bisection to the precision of the array's type."""
+        """The t in [0, last] whose sigma this is, [batch]; by bisection to the precision of the array's type."""
         return self._bisect(lambda t: self.marginal(t)[1] < sigma, sigma)
 
     def time_at_log_snr(self, log_snr: Time) -> Time:
-        """The t in [first, last] whose log-SNR this is, [batch]."""
+        """The t in [0, last] whose log-SNR this is, [batch]."""
         return self._bisect(lambda t: self.log_snr(t) > log_snr, log_snr)
 
     def _bisect(self, too_early, like: Time) -> Time:
         xp = like.__array_namespace__()
-        low, high = self.first + 0 * like, self.last + 0 * like
+        low, high = 0 * like, self.last + 0 * like
         for _ in range(60 if like.dtype == np.float64 else 30):
             middle = (low + high) / 2
             early = too_early(middle)

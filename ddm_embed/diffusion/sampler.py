@@ -87,6 +87,8 @@ def sample(
 def encode(denoise: Denoise, process: Process, prediction: str, x0: Image, sampler: str, steps: int) -> Image:
     """x at the process's last t that the probability-flow ODE gives back as x0; arguments as of `sample`.
 
+    x0 is taken for x at the process's first t, which in a chain has a noise of sigma(1/T): it comes back to about that.
+
     Raises:
       ValueError: the sampler is not one of `ODE_SAMPLERS`.
     """
@@ -218,7 +220,9 @@ def _langevin(guess: _Guess, step: _Step, x: Image, x0: Image, eps: Image, x0_be
     _, eps = guess.at(x, step.s, step.alpha_s, step.sigma_s)
     score = -eps / step.sigma_s
     noise = jax.random.normal(correct_key, x.shape)
-    size = 2 * ratio**2 * (CORRECTOR_SNR * _mean_norm(noise) / _mean_norm(score)) ** 2
+    norm = _mean_norm(score)
+    # A score of exactly 0, as of a network that has not been trained, leads nowhere.
+    size = jnp.where(norm > 0, 2 * ratio**2 * (CORRECTOR_SNR * _mean_norm(noise) / jnp.where(norm > 0, norm, 1)) ** 2, 0)
     return x + size * score + jnp.sqrt(2 * size) * noise
 
 

@@ -44,7 +44,9 @@ class Timesteps:
         if self.law != "uniform":
             u = (jnp.arange(batch) + u) / batch
         if self.law == "sigma":
-            low, high = process.marginal(np.array([process.first, process.last]))[1]
+            # A chain's first step has all the sigma from the clean image on.
+            ends = np.array([0.0 if process.steps else process.first, process.last])
+            low, high = process.marginal(ends)[1]
             u = process.time_at_sigma(low + (high - low) * u)
         if self.law == "logit_normal":
             inside = jnp.clip(u, 1e-6, 1 - 1e-6)

@@ -46,6 +46,13 @@ def test_sigma_is_uniform_under_the_law_that_says_so(name):
     assert kstest(np.asarray(process.marginal(t)[1]), "uniform", (low, high - low)).statistic < 2 / 2000
 
 
+def test_a_chains_steps_are_drawn_as_often_as_sigma_grows_over_them():
+    chain = VP().chain(10)
+    t = np.asarray(Timesteps("sigma").sample(chain, KEY, 5000))
+    shares = np.bincount(np.round(t * 10).astype(int), minlength=11)[1:] / 5000
+    np.testing.assert_allclose(shares, np.diff(chain.sigma) / chain.sigma[-1], atol=2 / 5000)
+
+
 def test_the_logit_of_t_is_normal_under_the_law_that_says_so():
     t = np.asarray(Timesteps("logit_normal", logit_mean=-0.5, logit_std=0.7).sample(VP(), KEY, 2000), np.float64)
     assert kstest(np.log(t / (1 - t)), norm(-0.5, 0.7).cdf).statistic < 2 / 2000
