@@ -222,7 +222,7 @@ def _langevin(guess: _Guess, step: _Step, x: Image, x0: Image, eps: Image, x0_be
     noise = jax.random.normal(correct_key, x.shape)
     norm = _mean_norm(score)
     # A score of exactly 0, as of a network that has not been trained, leads nowhere.
-    size = jnp.where(norm > 0, 2 * ratio**2 * (CORRECTOR_SNR * _mean_norm(noise) / jnp.where(norm > 0, norm, 1)) ** 2, 0)
+    size = 2 * ratio**2 * (CORRECTOR_SNR * _mean_norm(noise) / jnp.where(norm > 0, norm, jnp.inf)) ** 2
     return x + size * score + jnp.sqrt(2 * size) * noise
 
 
