@@ -30,6 +30,8 @@ FREE_FIELDS = (
     "train.picture_every",
 )
 
+RENAMED = {("diffusion.process", "linear"): "vp"}  # what runs of version 0.1.0 called DDPM's chain
+
 
 def default() -> ConfigDict:
     """A small self-conditional run on the embedded digits; README's config reference is printed from these comments."""
@@ -148,9 +150,9 @@ def sample_default() -> ConfigDict:
     c.steps = 50  # of the sampler
     c.images = 8  # test images shown
     c.samples = 8  # made of each
-    c.times = (0.1, 0.3, 0.5, 0.7, 0.9)  # noise levels whose codes are shown
+    c.times = (0.2, 0.5, 0.8)  # noise levels whose codes are shown; `detail` reads the middle one
     c.training_images = 1000  # training images in scatter plots, curves and `detail`
-    c.beside = ()  # directories of other runs on the same data, for the picture `detail`
+    c.beside = ""  # directories of other runs on the same data, with commas, for the picture `detail`
     c.grid_range = 1.0  # the square of codes reaches from -grid_range to grid_range
     c.seed = 0  # of the noise and of the images chosen
     return c.lock()
@@ -222,6 +224,7 @@ def from_json(text: str, into: ConfigDict) -> ConfigDict:
         raise UserError("config.json is not a JSON object; restore it or use another --workdir")
     for name, value in flatten(saved).items():
         check_field(name, into)
+        value = RENAMED.get((name, value) if isinstance(value, str) else None, value)
         try:
             if value is not None:
                 into.update_from_flattened_dict({name: tuple(value) if isinstance(value, list) else value})

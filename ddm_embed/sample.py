@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 
 from ddm_embed import cli
 from ddm_embed import config as config_lib
-from ddm_embed.data.source import Source, Split, check_same, open_source, read_all
+from ddm_embed.data.source import Source, Split, check_same, open_source, read_all, subset
 from ddm_embed.decode.needs import obstacle
-from ddm_embed.decode.pictures import PICTURES, Shown
+from ddm_embed.decode.pictures import PICTURES
+from ddm_embed.decode.shown import Shown
 from ddm_embed.errors import UserError
 from ddm_embed.evaluate import splits
 from ddm_embed.figure import save
@@ -48,27 +49,39 @@ def main(config: ConfigDict) -> int:
         raise UserError(f"--picture={PICTURE.value} {refused[PICTURE.value]}")
 
     validate(run)
+    folder = workdir / "samples"
+    folder.mkdir(exist_ok=True)  # fails now if it cannot be written, not after the work
     source = open_source(run)
     check_same(source, workdir / "data.json")
     trained = restore(run, workdir, source.image_shape)
-    beside = tuple(restore_beside(Path(place), run, source) for place in config.beside)
+    beside = tuple(restore_beside(Path(place), run, source) for place in filter(None, config.beside.split(",")))
     shown = choose(source, run, config)._replace(beside=beside)
     for name in [PICTURE.value] if PICTURE.value != "all" else [name for name in PICTURES if not refused[name]]:
-        path = workdir / "samples" / f"{name}.png"
+        path = folder / f"{name}.png"
         save(PICTURES[name].draw(trained, shown, config), path)
         print(path, flush=True)
     return 0
 
 
 def choose(source: Source, run: ConfigDict, config: ConfigDict) -> Shown:
-    """A seeded choice of test images (training images where there are none), and of training images with labels."""
+    """A seeded choice of test images (training images where there are none), and of other, labelled training images.
+
+    Raises:
+      UserError: there are too few.
+    """
 
     def read(split: Split) -> np.ndarray:
         return read_all(split.images, run.data.threads).astype(np.float32) / 127.5 - 1
 
-    train = splits.sample(source.train, config.training_images, config.seed)
-    shown = splits.sample(source.test or source.train, config.images, config.seed)
-    return Shown(read(shown), read(train), train.read_labels and train.read_labels())
+    if source.test is not None:
+        shown, rest = splits.sample(source.test, config.images, config.seed), source.train
+    else:
+        order = np.random.default_rng(config.seed).permutation(len(source.train))
+        shown, rest = (subset(source.train, np.sort(part)) for part in (order[: config.images], order[config.images :]))
+    train = splits.sample(rest, config.training_images, config.seed)
+    if len(shown) < 2 or len(train) < 10:
+        raise UserError(f"{source.name} has too few images: pictures show 2 or more, and measure on 10 or more others")
+    return Shown(read(shown), read(train), train.read_labels and train.read_labels(), source.classes)
 
 
 def restore_beside(workdir: Path, run: ConfigDict, source: Source) -> Trained:
@@ -81,8 +94,10 @@ def restore_beside(workdir: Path, run: ConfigDict, source: Source) -> Trained:
     validate(other)
     if other.embedding.input == "none":
         raise UserError(f"config.beside: {workdir} has no encoder; name runs that have a code")
-    if other.data.name != run.data.name or other.data.image_size != run.data.image_size:
+    fields = ("name", "data_dir", "image_size", "test_fraction")
+    if any(other.data[field] != run.data[field] for field in fields):
         raise UserError(f"config.beside: {workdir} was trained on other images; name runs on {run.data.name}")
+    check_same(source, workdir / "data.json")
     return restore(other, workdir, source.image_shape)
 
 

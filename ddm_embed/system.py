@@ -57,11 +57,31 @@ def make_weight(name: str) -> str | Lambda:
         raise UserError(f"config.diffusion.weight={name!r}; {known}")
     try:
         weight = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise UserError(f"config.diffusion.weight={name!r}: {error}; {known}") from error
     if not callable(weight):
         raise UserError(f"config.diffusion.weight={name!r} is no function; {known}")
     return weight
+
+
+def check_weight(name: str) -> None:
+    """Tries a weight on three noise levels.
+
+    Raises:
+      UserError: there is none of this name, or its function does not give a finite number for each.
+    """
+    weight = make_weight(name)
+    if isinstance(weight, str):
+        return
+    alpha, sigma = PROCESSES["vp"]().marginal(levels := jnp.array([0.1, 0.5, 0.9]))
+    try:
+        values = jnp.asarray(weight(levels, alpha, sigma))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.diffusion.weight={name!r} does not take (t, alpha, sigma): {error}") from error
+    if values.shape != (3,) or not bool(jnp.all(jnp.isfinite(values))):
+        raise UserError(
+            f"config.diffusion.weight={name!r} gives {values} for three noise levels; expected three numbers"
+        )
 
 
 def make_models(config: ConfigDict, image_shape: tuple[int, int, int], platform: str | None = None) -> Models:

@@ -2,87 +2,13 @@
 
 from ml_collections import ConfigDict
 
-from ddm_embed.data.augment import AUGMENTATIONS
-from ddm_embed.diffusion.objective import INPUTS
-from ddm_embed.diffusion.prediction import PREDICTIONS
-from ddm_embed.diffusion.process import PROCESSES
+from ddm_embed.bounds import CHOICES, IDLE, PROBE_RANGES, RANGES, SAMPLE_RANGES
+from ddm_embed.config import default
 from ddm_embed.diffusion.sampler import SAMPLERS
-from ddm_embed.diffusion.timesteps import LAWS
 from ddm_embed.errors import UserError
 from ddm_embed.models.build import TRANSFORMER, check_encoder, parse_variant, resolve
 from ddm_embed.models.wide_resnet import FIRST
-from ddm_embed.system import make_weight
-
-CHOICES = {
-    "model.attention": ("auto", "xla", "cudnn"),
-    "model.dtype": ("auto", "float32", "bfloat16"),
-    "data.augment": AUGMENTATIONS,
-    "embedding.input": INPUTS,
-    "diffusion.process": tuple(PROCESSES),
-    "diffusion.prediction": PREDICTIONS,
-    "diffusion.timesteps": LAWS,
-}
-
-# field: (least, most), both allowed; None for no bound
-RANGES = {
-    "data.image_size": (1, None),
-    "data.test_fraction": (0.0, 0.9),
-    "data.crop_padding": (1, None),
-    "data.resident_gib": (0.0, None),
-    "data.threads": (1, None),
-    "model.width": (4, None),
-    "model.depth": (1, None),
-    "model.encoder_depth": (1, None),
-    "model.heads": (1, None),
-    "model.mlp_ratio": (0.1, None),
-    "embedding.dim": (1, None),
-    "embedding.kl_weight": (0.0, None),
-    "embedding.l1_weight": (0.0, None),
-    "embedding.drop": (0.0, 0.99),
-    "consistency.weight": (0.0, None),
-    "diffusion.steps": (0, None),
-    "diffusion.min_snr_gamma": (1e-6, None),
-    "diffusion.fixed_t": (0.001, 1.0),
-    "diffusion.logit_mean": (-10.0, 10.0),
-    "diffusion.logit_std": (0.001, 10.0),
-    "diffusion.adversary_temperature": (0.001, None),
-    "optimizer.learning_rate": (0.0, None),
-    "optimizer.warmup_steps": (0, None),
-    "optimizer.weight_decay": (0.0, None),
-    "optimizer.b1": (0.0, 0.99999),
-    "optimizer.b2": (0.0, 0.99999999),
-    "optimizer.clip_norm": (0.0, None),
-    "optimizer.ema_decay": (0.0, 0.99999999),
-    "train.steps": (1, 2**31 - 2),
-    "train.batch_size": (1, None),
-    "train.seed": (0, 2**31 - 1),
-    "train.log_every": (1, None),
-    "train.checkpoint_every": (1, None),
-    "train.keep_checkpoints": (1, None),
-    "train.picture_every": (0, None),
-    "mesh.data": (-1, None),
-    "mesh.fsdp": (1, None),
-}
-
-SAMPLE_RANGES = {
-    "steps": (2, 10_000),
-    "images": (2, 64),
-    "samples": (2, 64),
-    "training_images": (2, None),
-    "grid_range": (1e-6, None),
-    "seed": (0, 2**31 - 1),
-}
-
-PROBE_RANGES = {
-    "neighbours": (1, None),
-    "temperature": (1e-4, None),
-    "validation_fraction": (0.01, 0.9),
-    "seed": (0, 2**31 - 1),
-    "noise_draws": (1, None),
-    "batch_size": (1, None),
-    "selection_images": (10, None),
-    "training_images": (10, None),
-}
+from ddm_embed.system import check_weight, make_process
 
 
 def validate(config: ConfigDict) -> None:
@@ -107,6 +33,7 @@ def validate(config: ConfigDict) -> None:
         raise UserError(
             f"config.model.width={width} must divide by 4 (sine-cosine positions) and by config.model.heads={heads}"
         )
+    _check_idle(config)
     _check_code(config)
     _check_diffusion(config)
     if config.embedding.input == "view" and config.data.augment == "none":
@@ -116,6 +43,17 @@ def validate(config: ConfigDict) -> None:
             f"config.optimizer.warmup_steps={config.optimizer.warmup_steps} leaves nothing of "
             f"config.train.steps={config.train.steps}; make it smaller"
         )
+
+
+def _check_idle(config: ConfigDict) -> None:
+    """A switch that was set and has no effect is a mistake."""
+    usual = default()
+    for name, (other, values) in IDLE.items():
+        if _field(config, name) != _field(usual, name) and _field(config, other) not in values:
+            raise UserError(
+                f"config.{name}={_field(config, name)} has no effect with config.{other}={_field(config, other)}; "
+                f"set config.{other} to {' or '.join(map(str, values))}, or leave config.{name} as it is"
+            )
 
 
 def _check_code(config: ConfigDict) -> None:
@@ -135,6 +73,11 @@ def _check_code(config: ConfigDict) -> None:
                     f"config.{name}={value} needs an encoder, and config.embedding.input=none has none; "
                     f"set config.embedding.input to x0, xt or view, or config.{name} to {type(value)(0)}"
                 )
+    if embedding.drop and not embedding.sphere:
+        raise UserError(
+            f"config.embedding.drop={embedding.drop} withholds codes by telling 0, which off the unit sphere is a code "
+            "like any other; set config.embedding.sphere=True, or config.embedding.drop=0"
+        )
     if embedding.gaussian and embedding.sphere:
         raise UserError(
             "config.embedding.gaussian=True needs room that the unit sphere has not; set config.embedding.sphere=False"
@@ -155,11 +98,24 @@ def _check_diffusion(config: ConfigDict) -> None:
     diffusion = config.diffusion
     if diffusion.steps == 1:
         raise UserError("config.diffusion.steps=1; expected 0, which is continuous time, or a chain of 2 or more")
-    make_weight(diffusion.weight)
-    if diffusion.prediction == "score" and diffusion.weight == "simple" and diffusion.timesteps != "fixed":
+    check_weight(diffusion.weight)
+    kind = diffusion.prediction, diffusion.weight
+    if kind in (("score", "simple"), ("x0", "sigma2")) and diffusion.timesteps != "fixed":
+        mend = {"score": "sigma2", "x0": "min_snr"}[diffusion.prediction]
         raise UserError(
-            "config.diffusion.prediction=score with config.diffusion.weight=simple has a loss without bound near t=0; "
-            "use config.diffusion.weight=sigma2"
+            f"config.diffusion.prediction={kind[0]} with config.diffusion.weight={kind[1]} has a loss that grows "
+            f"without bound as t nears 0; use config.diffusion.weight={mend}"
+        )
+    if diffusion.process == "ve" and kind == ("v", "simple") and diffusion.timesteps != "fixed":
+        raise UserError(
+            "config.diffusion.prediction=v with config.diffusion.weight=simple weighs the levels of config.diffusion."
+            "process=ve by sigma^2, up to 2500; use config.diffusion.weight=sigma2 or config.diffusion.prediction=eps"
+        )
+    last = make_process(config).last
+    if diffusion.timesteps == "fixed" and diffusion.fixed_t > last:
+        raise UserError(
+            f"config.diffusion.fixed_t={diffusion.fixed_t}: there is next to nothing left of the image at that t under "
+            f"config.diffusion.process={diffusion.process}; use at most {last:g}"
         )
 
 

@@ -129,7 +129,7 @@ def r_squared(z, y):
 
 
 def variational(**changes):
-    fixed = dict(embedding__gaussian=True, diffusion__steps=0, diffusion__prediction="x0", diffusion__weight="sigma2")
+    fixed = dict(embedding__gaussian=True, diffusion__steps=0, diffusion__prediction="eps")
     return train(two_pixels, **fixed, **changes)
 
 

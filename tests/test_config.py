@@ -44,6 +44,9 @@ def test_differences_leave_out_what_does_not_shape_the_result():
         ("diffusion.weight", "math:pi", "is no function"),
         ("diffusion.timesteps", "often", "use one of stratified, uniform, fixed"),
         ("diffusion.fixed_t", 1.5, "expected between"),
+        ("diffusion.fixed_t", 0.3, "has no effect with config.diffusion.timesteps=stratified; set"),
+        ("embedding.kl_weight", 0.1, "has no effect with config.embedding.gaussian=False"),
+        ("diffusion.weight", "math:sqrt", r"does not take \(t, alpha, sigma\)"),
         ("embedding.gaussian", True, "set config.embedding.sphere=False"),
         ("embedding.drop", 1.0, "expected between"),
         ("model.encoder", "resnet-50", "is not wrn-DEPTH-WIDENING .* or transformer"),
@@ -79,6 +82,34 @@ def test_what_needs_an_encoder_is_refused_without_one(field, value):
         UserError, match=rf"config\.{field}={value} needs an encoder, .* set config\.embedding\.input to x0"
     ):
         validate(tiny_config(**{"embedding.input": "none", field: value}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"diffusion.prediction": "x0", "diffusion.weight": "sigma2"}, "use config.diffusion.weight=min_snr"),
+        ({"diffusion.process": "ve", "diffusion.prediction": "v"}, "or config.diffusion.prediction=eps"),
+        (
+            {
+                "diffusion.process": "cosine",
+                "diffusion.steps": 0,
+                "diffusion.timesteps": "fixed",
+                "diffusion.fixed_t": 1.0,
+            },
+            "use at most 0.9946",
+        ),
+        ({"embedding.drop": 0.1, "embedding.sphere": False}, "which off the unit sphere is a code like any other"),
+        ({"embedding.input": "none", "model.encoder": "wrn-28-2"}, "has no effect with config.embedding.input=none"),
+    ],
+)
+def test_combinations_without_sense_are_refused_with_the_mend(changes, message):
+    with pytest.raises(UserError, match=message):
+        validate(tiny_config(**changes))
+
+
+def test_a_run_of_an_older_version_is_read():
+    text = config_lib.to_json(tiny_config()).replace('"process": "vp"', '"process": "linear"')
+    assert config_lib.from_json(text, config_lib.default()).diffusion.process == "vp"
 
 
 def test_a_code_has_one_penalty_and_a_static_one_no_chain_to_agree_along():

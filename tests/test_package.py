@@ -18,14 +18,15 @@ ALLOWED = {
     "models": set(),
     "parallel": set(),
     "data": {"parallel"},
-    "validate": {"diffusion", "models", "data", "parallel", "system"},
+    "validate": {"bounds", "diffusion", "models", "system"},
     "arms": set(),
+    "bounds": {"diffusion", "data"},
     "system": {"diffusion", "models"},
     "figure": set(),
     "trained": {"diffusion", "models", "parallel", "system", "train.checkpoint"},
     "train": {"diffusion", "models", "data", "parallel", "system", "validate", "figure"},
     "evaluate": {"diffusion", "models", "data", "parallel", "system", "validate", "trained"},
-    "decode": {"diffusion", "models", "data", "parallel", "system", "trained", "figure", "evaluate.heads"},
+    "decode": {"diffusion", "parallel", "system", "trained", "figure", "evaluate.heads"},
     "cli": set(),
     "main": {"cli", "train", "evaluate", "data"},
     "probe": {"cli", "train", "evaluate", "validate"},
@@ -60,7 +61,7 @@ def test_imports_follow_the_architecture(path):
 def test_importing_is_instant_and_loads_neither_tensorflow_nor_readers():
     code = (
         "import sys, ddm_embed; assert not {'jax', 'numpy'} & set(sys.modules)\n"
-        "import ddm_embed.main, ddm_embed.probe, ddm_embed.data.folder\n"
+        "import ddm_embed.main, ddm_embed.probe, ddm_embed.sample, ddm_embed.data.folder\n"
         "heavy = {'tensorflow', 'tensorflow_datasets', 'sklearn', 'matplotlib', 'tensorboardX'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

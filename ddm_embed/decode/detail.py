@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ddm_embed.decode.generate import over_batch, see
+from ddm_embed.decode.generate import embed, over_batch, stream, tell_of
 from ddm_embed.diffusion.objective import gaussian_kl
 from ddm_embed.evaluate import heads
 from ddm_embed.trained import Trained
@@ -32,17 +32,20 @@ class Detail(NamedTuple):
 
 
 def measure(
-    trained: Trained, train: Images, labels: Int[np.ndarray, " number"] | None, shown: Images, t: float
+    trained: Trained, train: Images, labels: Int[np.ndarray, " number"] | None, shown: Images, t: float, seed: int = 0
 ) -> Detail:
     """Reads class and pixels back from z at t, as the denoiser is told it: a Gaussian code is drawn.
 
     Args:
       trained: a run with an encoder.
-      train: images in [-1, 1]; the first four fifths fit, a tenth chooses the strength, the last tenth judges.
+      train: images in [-1, 1], ten or more, in any order; a seeded four fifths fit, a tenth chooses the strength, the
+        last tenth judges.
       labels: their classes. shown: images to regress from their z, not among `train`.
     """
-    z, nats = codes(trained, train, t)
-    z_shown, _ = codes(trained, shown, t)
+    order = np.random.default_rng(seed).permutation(len(train))
+    train, labels = train[order], None if labels is None else labels[order]
+    z, nats = codes(trained, train, t, seed)
+    z_shown, _ = codes(trained, shown, t, seed)
     a, b = int(0.8 * len(train)), int(0.9 * len(train))
     fit, choose, judge, read = heads.standardise(z[:a], z[a:b], z[b:], z_shown)
 
@@ -64,17 +67,17 @@ def measure(
     return Detail(accuracy, float(jnp.mean((guess - flat[b:]) ** 2) / variance), nats, readout)
 
 
-def codes(trained: Trained, images: Images, t: float) -> tuple[Float[Array, "number dim"], float | None]:
+def codes(trained: Trained, images: Images, t: float, seed: int) -> tuple[Float[Array, "number dim"], float | None]:
     """z [number, dim] as the denoiser is told it, and the mean KL of a Gaussian code."""
 
-    def body(params, image):
-        level = jnp.full(len(image), t)
-        embedding = trained.networks.encode(params, see(trained, image, level), level)
+    def body(params, batch):
+        told, noise = batch
+        embedding = embed(trained, params, told.image, told.eps, jnp.full(len(told.image), t))
         if embedding.log_variance is None:
-            return embedding.z, jnp.zeros(len(image))
-        noise = jax.random.normal(jax.random.key(1), embedding.z.shape)
+            return embedding.z, jnp.zeros(len(embedding.z))
         drawn = embedding.z + jnp.exp(embedding.log_variance / 2) * noise
         return drawn, gaussian_kl(embedding.z, embedding.log_variance)
 
-    z, kl = over_batch(trained, body)(images)
+    noise = jax.random.normal(stream(seed, "code"), (len(images), trained.config.embedding.dim))
+    z, kl = over_batch(trained, body)((tell_of(images, seed), np.asarray(noise)))
     return jnp.asarray(z), float(np.mean(kl)) if trained.config.embedding.gaussian else None

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from ddm_embed.diffusion import sampler as sampler_lib
+from ddm_embed.system import make_process
 
 
 def obstacle(needs: tuple[str, ...], run: ConfigDict, config: ConfigDict) -> str | None:
@@ -64,6 +65,16 @@ def flat(run: ConfigDict, config: ConfigDict) -> str | None:
     return None
 
 
+def signal(run: ConfigDict, config: ConfigDict) -> str | None:
+    last = make_process(run).last
+    if max(config.times) > last:
+        return (
+            f"guesses the image from x_t, which at t={max(config.times):g} holds next to nothing of it under "
+            f"{run.diffusion.process}; use --config.times of at most {last:g}"
+        )
+    return None
+
+
 NEEDS: dict[str, Callable[[ConfigDict, ConfigDict], str | None]] = {
     "code": code,
     "solver": solver,
@@ -71,4 +82,5 @@ NEEDS: dict[str, Callable[[ConfigDict, ConfigDict], str | None]] = {
     "no_code": no_code,
     "plane": plane,
     "flat": flat,
+    "signal": signal,
 }

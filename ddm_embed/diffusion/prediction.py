@@ -80,6 +80,10 @@ def convert(prediction: str, wanted: str, output: Image, xt: Image, alpha: Level
 
 def eps_error_scale(prediction: str, alpha: Level, sigma: Level) -> Level:
     """k [batch]: a squared error of 1 in this kind's space is a squared error of k in the noise, x_t being given."""
+    if prediction == "eps":
+        return jnp.ones_like(alpha)
+    if prediction == "score":
+        return jnp.maximum(sigma, LEAST) ** 2
     a, b = coefficients(prediction, alpha, sigma)
     return (alpha / _away_from_zero(b * alpha - a * sigma)) ** 2
 

@@ -25,7 +25,17 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         weight_decay=c.weight_decay,
         mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
     )
-    return optax.chain(optax.clip_by_global_norm(c.clip_norm), adamw) if c.clip_norm else adamw
+    if not c.clip_norm:
+        return adamw
+    clip = optax.clip_by_global_norm(c.clip_norm)
+    if config.diffusion.timesteps == "adversarial":  # its gradient is no part of the networks' norm
+        clip = optax.masked(clip, networks_alone)
+    return optax.chain(clip, adamw)
+
+
+def networks_alone(params: dict[str, Any]) -> dict[str, bool]:
+    """Which of the trees in a run's parameters are networks: all but the adversary's."""
+    return {name: name != "adversary" for name in params}
 
 
 def update_ema(ema_params: Any, params: Any, step: Int[Array, ""], decay: float) -> Any:

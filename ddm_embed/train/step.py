@@ -14,7 +14,7 @@ from ddm_embed.data.pipeline import Batch
 from ddm_embed.diffusion.objective import Networks, Objective
 from ddm_embed.parallel.mesh import BATCH_AXES
 from ddm_embed.train.metrics import StepMetrics
-from ddm_embed.train.optimizer import update_ema
+from ddm_embed.train.optimizer import networks_alone, update_ema
 from ddm_embed.train.state import TrainState
 
 STREAMS = ("diffusion", "augment", "view")  # a stream's number is part of what a seed means: only append
@@ -58,7 +58,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = update_ema(state.ema_params, params, state.step, config.optimizer.ema_decay)
-        metrics = StepMetrics.of_step(state.step, value, terms, optax.tree.norm(grads))
+        norm = optax.tree.norm({name: grads[name] for name, network in networks_alone(grads).items() if network})
+        metrics = StepMetrics.of_step(state.step, value, terms, norm)
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 
     whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(BATCH_AXES))

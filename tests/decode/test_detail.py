@@ -50,7 +50,7 @@ def test_figures_agree_with_scikit_learn(digits):
         return SimpleNamespace(z=x.reshape(len(x), -1)[:, 10:40:3], log_variance=None)
 
     kept = measure(told(trained, encode), images, labels, images[:4], 0.5)
-    flat = images.reshape(1000, -1)
+    flat = images[np.random.default_rng(0).permutation(1000)].reshape(1000, -1)
     z = flat[:, 10:40:3]
     z = (z - z[:800].mean(0)) / z[:800].std(0)
     fits = [Ridge(alpha=s * 800).fit(z[:800], flat[:800]) for s in detail.STRENGTHS]
@@ -59,19 +59,27 @@ def test_figures_agree_with_scikit_learn(digits):
     assert kept.pixel_error == pytest.approx(error, rel=1e-3)
 
 
+def test_images_in_the_order_of_their_classes_are_measured_as_in_any_other(digits):
+    trained, images, labels = digits
+    whole = told(trained, lambda params, x, t: SimpleNamespace(z=x.reshape(len(x), -1), log_variance=None))
+    order = np.argsort(labels)
+    kept = measure(whole, images[order], labels[order], images[:4], 0.5)
+    assert kept.pixel_error < 1e-3 and kept.class_accuracy > 0.85
+
+
 def test_a_gaussian_code_is_read_as_it_is_told_with_its_noise(digits):
     trained, images, labels = digits
 
     def encode(log_variance):
         def encode_at(params, x, t):
-            z = x.reshape(len(x), -1)
+            z = x.reshape(len(x), -1)[:, 20:52:4]  # 8 entries, as the config says
             return SimpleNamespace(z=z, log_variance=jnp.full_like(z, log_variance))
 
         return told(trained, encode_at, gaussian=True)
 
     sharp, blurred = (measure(encode(v), images, labels, images[:4], 0.5) for v in (-12.0, 2.0))
-    assert sharp.pixel_error < 0.01 and blurred.pixel_error > 0.3
-    flat = jnp.asarray(images.reshape(1000, -1))
+    assert sharp.pixel_error < 0.8 and blurred.pixel_error > sharp.pixel_error + 0.1
+    flat = jnp.asarray(images.reshape(1000, -1)[:, 20:52:4])
     expected = float(jnp.mean(gaussian_kl(flat, jnp.full_like(flat, 2.0))))
     assert blurred.nats == pytest.approx(expected, rel=1e-4)
 

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from ddm_embed import config as config_lib
 from ddm_embed.data.source import open_source
 from ddm_embed.decode.needs import NEEDS, obstacle
-from ddm_embed.decode.pictures import PICTURES, Shown
+from ddm_embed.decode.pictures import PICTURES
+from ddm_embed.decode.shown import Shown
 from ddm_embed.train.loop import train
 from ddm_embed.trained import restore
 
@@ -33,13 +34,14 @@ ALLOWED = [
     ("code_grid", {"embedding.dim": 2, "embedding.sphere": False}),
     ("samples", {"embedding.input": "none"}),
     ("samples", {"embedding.drop": 0.1}),
+    ("wrong_z", {"times": (0.2, 0.9), "diffusion.process": "rectified_flow"}),
 ]
 
 
 def ask(name, changes):
     config = config_lib.sample_default()
-    config.sampler = changes.get("sampler", "ddim")
-    run = tiny_config(**{field: value for field, value in changes.items() if field != "sampler"})
+    config.update({field: value for field, value in changes.items() if field in config})
+    run = tiny_config(**{field: value for field, value in changes.items() if field not in config})
     return obstacle(PICTURES[name].needs, run, config)
 
 
@@ -57,26 +59,41 @@ def test_needs_are_known_by_name():
     assert all(need in NEEDS for picture in PICTURES.values() for need in picture.needs)
 
 
-@pytest.fixture(scope="module")
-def plane(tmp_path_factory):
-    """A run that allows every picture: a Gaussian code of 2 entries off the sphere, withheld now and then."""
-    changes = {"embedding.dim": 2, "embedding.sphere": False, "embedding.gaussian": True, "embedding.drop": 0.2}
-    config, workdir = tiny_config(**changes, **{"train.steps": 10}), tmp_path_factory.mktemp("plane") / "run"
+def finished(workdir, **changes):
+    """A short run, and 4 digits and 60 others to show of it."""
+    config = tiny_config(**{field.replace("__", "."): value for field, value in changes.items()}, **{"train.steps": 10})
     assert train(config, workdir).finished
     source = open_source(config)
-    images = source.train.images[np.arange(60)].astype(np.float32) / 127.5 - 1
+    images = source.train.images[np.arange(64)].astype(np.float32) / 127.5 - 1
     trained = restore(config, workdir, source.image_shape)
-    return trained, Shown(images[:4], images, source.train.read_labels()[:60], beside=(trained,))
+    return trained, Shown(images[:4], images[4:], source.train.read_labels()[4:64], source.classes, beside=(trained,))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Runs that between them allow every picture: a flat Gaussian code of 2 entries; codes withheld now and then, of
+    noised images under an exploding process."""
+    flat = dict(embedding__dim=2, embedding__sphere=False, embedding__gaussian=True)
+    withheld = dict(embedding__drop=0.2, embedding__input="xt", diffusion__process="ve", diffusion__steps=0)
+    return [finished(tmp_path_factory.mktemp("run") / "run", **changes) for changes in (flat, withheld)]
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_every_picture_is_titled_and_nothing_leaves_its_frame(name, plane):
-    trained, shown = plane
+@pytest.mark.parametrize("which", [0, 1])
+def test_every_picture_is_titled_and_nothing_leaves_its_frame(name, which, runs):
+    trained, shown = runs[which]
     config = config_lib.sample_default()
-    config.steps, config.images, config.samples, config.times = 3, 4, 2, (0.2, 0.5, 0.9)
-    assert obstacle(PICTURES[name].needs, trained.config, config) is None
+    config.steps, config.images, config.samples = 3, 4, 2
+    if obstacle(PICTURES[name].needs, trained.config, config):
+        assert obstacle(PICTURES[name].needs, runs[1 - which][0].config, config) is None
+        return
     figure = PICTURES[name].draw(trained, shown, config)
-    assert isinstance(figure, Figure) and "tiny" in (figure.get_suptitle() or figure.axes[0].get_title())
+    words = [
+        figure.get_suptitle(),
+        figure.axes[0].get_title(),
+        *(t.get_text() for t in figure.axes[0].get_xticklabels()),
+    ]
+    assert isinstance(figure, Figure) and any("tiny" in text for text in words)
     figure.draw_without_rendering()
     frame = figure.bbox
     for axes in figure.axes:
@@ -86,7 +103,15 @@ def test_every_picture_is_titled_and_nothing_leaves_its_frame(name, plane):
         assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(labels)), name
 
 
-def test_without_labels_the_scatter_has_no_legend(plane):
-    trained, shown = plane
-    figure = PICTURES["code_scatter"].draw(trained, shown._replace(labels=None), config_lib.sample_default())
-    assert figure.axes[-1].get_legend() is None
+def test_a_scatter_shows_every_image_and_tells_classes_apart(runs):
+    trained, shown = runs[0]
+    config = config_lib.sample_default()
+    plain = PICTURES["code_scatter"].draw(trained, shown._replace(labels=None), config)
+    assert plain.axes[-1].get_legend() is None
+    far = PICTURES["code_scatter"].draw(trained, shown._replace(labels=shown.labels * 37 + 100, names=None), config)
+    many = PICTURES["code_scatter"].draw(trained, shown._replace(labels=np.arange(60), names=None), config)
+    assert "60 classes" in many.get_suptitle() and many.axes[-1].get_legend() is None
+    for figure, classes in ((plain, 1), (far, 10), (many, 60)):
+        lines = figure.axes[0].get_lines()
+        assert sum(len(line.get_xdata()) for line in lines) == 60
+        assert len({tuple(line.get_color()) for line in lines}) == classes

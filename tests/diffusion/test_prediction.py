@@ -167,3 +167,9 @@ def test_an_unknown_prediction_is_refused():
     ):
         with pytest.raises(ValueError, match="use one of"):
             use()
+
+
+def test_where_nothing_is_left_of_the_image_an_error_of_the_noise_still_counts_in_full():
+    alpha, sigma = jnp.array([0.0, 1e-9]), jnp.array([1.0, 2.0])
+    np.testing.assert_array_equal(p.eps_error_scale("eps", alpha, sigma), [1.0, 1.0])
+    np.testing.assert_allclose(p.eps_error_scale("score", alpha, sigma), [1.0, 4.0])

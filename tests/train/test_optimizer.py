@@ -1,0 +1,41 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from ddm_embed.config import default
+from ddm_embed.train.loop import train
+from ddm_embed.train.optimizer import make_optimizer
+from ddm_embed.trained import restore
+
+NETWORK = {"denoiser": {"kernel": jnp.ones((2, 2))}}
+
+
+def updates(config, grads):
+    params = jax.tree.map(jnp.zeros_like, grads)
+    optimizer = make_optimizer(config)
+    state = optimizer.init(params)
+    return optimizer.update(grads, state, params)
+
+
+def moments(state):
+    """The optimizer's mean of the denoiser's gradients, which shows what was left of them after clipping."""
+    return [
+        leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state) if "mu" in str(path) and leaf.shape == (2, 2)
+    ]
+
+
+def test_an_adversarys_gradient_does_not_clip_the_networks():
+    config = tiny_config(**{"diffusion.timesteps": "adversarial", "optimizer.warmup_steps": 0})
+    _, alone = updates(tiny_config(**{"optimizer.warmup_steps": 0}), NETWORK)
+    _, beside = updates(config, NETWORK | {"adversary": {"logits": jnp.full(20, 1e6)}})
+    np.testing.assert_allclose(moments(beside)[0], moments(alone)[0], rtol=1e-6)
+    assert float(jnp.linalg.norm(moments(alone)[0])) == pytest.approx(1 - default().optimizer.b1, rel=1e-5)
+
+
+def test_the_adversary_learns_and_is_saved_with_the_run(tmp_path):
+    config = tiny_config(**{"diffusion.timesteps": "adversarial"})
+    assert train(config, tmp_path).finished
+    logits = restore(config, tmp_path, (8, 8, 1)).params["adversary"]["logits"]
+    assert logits.shape == (20,) and float(jnp.std(logits)) > 0
