@@ -61,7 +61,7 @@ def samples(devices, config, source):
     params = jax.device_put(models.init(jax.random.key(0)), NamedSharding(mesh, PartitionSpec()))
     networks, objective = system.make_networks(models, config), system.make_objective(config)
     trained = Trained(config, models, networks, objective, params, 0, mesh)
-    told = generate.Told(image=source.train.images[np.arange(8)].astype(np.float32) / 127.5 - 1)
+    told = generate.tell_of(source.train.images[np.arange(8)].astype(np.float32) / 127.5 - 1, seed=0)
     noise = generate.draw_noise(trained, 8, seed=0)
     return {name: generate.sample(trained, noise, told, name, 4, seed=0) for name in SAMPLERS}
 
