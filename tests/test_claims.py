@@ -16,6 +16,8 @@ from conftest import tiny_config
 from ddm_embed import system
 from ddm_embed.diffusion import prediction as p
 
+pytestmark = pytest.mark.slow  # each trains a model for some seconds
+
 CENTRES, WIDTH = np.array([-0.7, 0.7]), 0.15  # a pixel is one of two Gaussians
 LEVELS = jnp.array([0.15, 0.3, 0.45, 0.6])
 
@@ -92,7 +94,7 @@ def compare(trained, wrong=False):
         yield float(jnp.mean(errors)), float(jnp.std(errors)) / len(x0) ** 0.5, bayes_loss(a, s)
 
 
-@pytest.mark.parametrize("process", ["vp", pytest.param("rectified_flow", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("process", ["vp", "rectified_flow"])
 def test_a_code_brings_the_loss_below_the_best_that_can_be_done_without_and_a_wrong_one_above(process):
     """Mittal et al., arXiv 2105.14257, sec. 2: the code removes what is constant in denoising score matching."""
     trained = train(one_pixel, diffusion__process=process, diffusion__steps=0, diffusion__prediction="v")
@@ -102,7 +104,6 @@ def test_a_code_brings_the_loss_below_the_best_that_can_be_done_without_and_a_wr
         assert error - 5 * deviation > bayes
 
 
-@pytest.mark.slow
 def test_without_a_code_the_best_that_can_be_done_is_reached_and_not_passed():
     """The reference above is the right one: a denoiser told nothing comes within a twentieth of it from above."""
     trained = train(one_pixel, embedding__input="none", diffusion__steps=0, diffusion__prediction="v")
@@ -133,7 +134,6 @@ def variational(**changes):
     return train(two_pixels, **fixed, **changes)
 
 
-@pytest.mark.slow
 def test_trained_at_high_noise_alone_a_code_keeps_the_class_and_loses_the_detail():
     """With lambda = sigma^2 an image's error weighs SNR(t), so a nat must save kl_weight / SNR(t) of it: reverse
     water-filling (Cover & Thomas 2006, sec. 10.3.3). At t = 0.6 that is 0.07, less than the class's variance of 1 and
@@ -145,7 +145,6 @@ def test_trained_at_high_noise_alone_a_code_keeps_the_class_and_loses_the_detail
     assert fine[1] > 0.6
 
 
-@pytest.mark.slow
 def test_the_aggregate_code_moves_towards_the_prior_as_its_weight_rises():
     distances = []
     for weight in (1e-6, 1e-3, 3e-2):

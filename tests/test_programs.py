@@ -164,6 +164,7 @@ def test_images_without_labels_train_and_are_not_probed(tmp_path):
     assert "not probed" in process.stderr and (tmp_path / "run" / "checkpoints" / "6").is_dir()
 
 
+@pytest.mark.slow
 def test_cifar10_trains_from_tfds_without_tensorflow(tfds_dir, tmp_path):
     small = ["model.width=16", "model.heads=2", "model.depth=1", "optimizer.warmup_steps=2", "train.batch_size=16"]
     small += [f"data.data_dir={tfds_dir}", "probe.after_training=False"]
@@ -181,9 +182,8 @@ def test_cifar10_trains_from_tfds_without_tensorflow(tfds_dir, tmp_path):
 
 def test_pictures_are_listed_drawn_and_refused(tiny_run, tmp_path):
     _, workdir = tiny_run
-    listed = run_module("ddm_embed.sample", "--list")
-    assert listed.returncode == 0 and "wrong_z " in listed.stdout and "not of this run" not in listed.stdout
     listed = run_module("ddm_embed.sample", "--list", "--workdir", workdir)
+    assert listed.returncode == 0 and "wrong_z " in listed.stdout, listed.stderr
     assert listed.stdout.count("not of this run") == 3  # code_scatter, code_grid, samples
 
     shutil.copytree(workdir, tmp_path / "run")
@@ -193,12 +193,9 @@ def test_pictures_are_listed_drawn_and_refused(tiny_run, tmp_path):
     assert path == f"{tmp_path}/run/samples/wrong_z.png" and Image.open(path).size[0] > 300
 
     for flags, message in [
-        ([], "--picture is missing; use all or one of reconstructions,"),
-        (["--picture=portrait"], "no such picture"),
+        (["--picture=portrait"], "no such picture; use all or one of reconstructions,"),
         (["--picture=code_grid"], "train one with --config.embedding.dim=2"),
         (["--picture=one_z", "--config.sampler=rk4"], "config.sampler='rk4'; use one of ancestral, ddim"),
-        (["--picture=one_z", "--config.steps=1"], "config.steps=1; expected between 2 and"),
-        (["--picture=detail", "--config.beside=('/no/such',)"], "/no/such holds no run"),
+        (["--picture=detail", "--config.beside=/no/such"], "/no/such holds no run"),
     ]:
         assert message in refused(run_module("ddm_embed.sample", "--workdir", workdir, *flags))
-    assert "--workdir is missing" in refused(run_module("ddm_embed.sample", "--picture=one_z"))
