@@ -126,6 +126,7 @@ def test_a_config_of_the_other_program_ends_in_one_line(tiny_run):
     assert "of another program" in refused(run_module("ddm_embed.probe", *arguments))
 
 
+@pytest.mark.slow
 def test_data_that_changed_since_the_run_began_is_refused(tmp_path):
     np.save(tmp_path / "train_images.npy", np.zeros((20, 8, 8, 1), np.uint8))
     config = tiny_config(**{"data.name": f"arrays:{tmp_path}", "train.steps": 6})
@@ -140,6 +141,7 @@ def test_probing_what_is_no_run_ends_in_one_line(tmp_path):
     assert "holds no run" in refused(run_module("ddm_embed.probe", "--workdir", tmp_path))
 
 
+@pytest.mark.slow
 def test_your_own_images_train_and_probe(tmp_path):
     """A folder of a class each, of several sizes; two classes that colour tells apart."""
     rng = np.random.default_rng(0)

@@ -31,7 +31,10 @@ DATA = {"gaussian": Mixture(np.full(3, 1 / 3), np.tile(MEAN, (3, 1)), np.full(3,
 
 over_samplers = pytest.mark.parametrize("sampler", SAMPLERS)
 over_ode_samplers = pytest.mark.parametrize("sampler", ODE_SAMPLERS)
-over_processes = pytest.mark.parametrize("name", ALL)
+# Six samplers times six processes are a minute of compiling; all are guarded, most of them in CI's slow stage.
+over_processes = pytest.mark.parametrize(
+    "name", [name if name in ("vp", "vp_chain") else pytest.param(name, marks=pytest.mark.slow) for name in ALL]
+)
 
 
 def exact_denoiser(data, process, kind, wrong=1.0):
@@ -238,6 +241,7 @@ def test_the_error_falls_with_the_steps_at_the_solvers_order(sampler):
     assert order(STEPS[::2], error) == pytest.approx(ORDERS[sampler], abs=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sub_vp", "ve", "cosine", "rectified_flow"])
 def test_heun_is_of_second_order_on_every_process(name):
     """From 80 to 160 steps the error falls to a quarter, up to the next term of its expansion."""
@@ -272,7 +276,9 @@ def test_ddim_on_rectified_flow_is_eulers_method():
 # There and back.
 
 
-@pytest.mark.parametrize("name", ["vp", "ve", "cosine", "rectified_flow"])
+@pytest.mark.parametrize(
+    "name", ["vp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ve", "cosine", "rectified_flow"))]
+)
 @over_ode_samplers
 def test_an_encoded_image_is_sampled_again(name, sampler):
     """To 1e-3, with the steps that this takes: ten times as many for Euler's on VE, whose sigma grows by exp(8.5)."""

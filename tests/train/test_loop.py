@@ -85,6 +85,7 @@ def test_streamed_training_is_bit_identical_to_resident(tiny_run, tmp_path):
     assert_bit_identical(saved_arrays(tmp_path / "run", 20), saved_arrays(whole, 20))
 
 
+@pytest.mark.slow
 def test_bfloat16_products_leave_everything_kept_in_float32(tiny_run, tmp_path):
     config = tiny_config(**{"model.dtype": "bfloat16"})
     train(config, tmp_path / "run")
@@ -118,6 +119,7 @@ def test_killed_at_any_moment_it_ends_bit_identical(times, tmp_path):
     assert_bit_identical(saved_arrays(tmp_path / "killed", 300), saved_arrays(tmp_path / "whole", 300))
 
 
+@pytest.mark.slow
 def test_permuted_labels_change_no_bit_of_training(tmp_path):
     rng = np.random.default_rng(0)
     results = []
