@@ -5,10 +5,12 @@ from ddm_embed.diffusion.objective import INPUTS
 from ddm_embed.diffusion.prediction import PREDICTIONS
 from ddm_embed.diffusion.process import PROCESSES
 from ddm_embed.diffusion.timesteps import LAWS
+from ddm_embed.models.layers import REMAT
 
 CHOICES = {
     "model.attention": ("auto", "xla", "cudnn"),
     "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.remat": tuple(REMAT),
     "data.augment": AUGMENTATIONS,
     "embedding.input": INPUTS,
     "diffusion.process": tuple(PROCESSES),
@@ -48,6 +50,7 @@ RANGES = {
     "optimizer.ema_decay": (0.0, 0.99999999),
     "train.steps": (1, 2**31 - 2),
     "train.batch_size": (1, None),
+    "train.accumulate": (1, None),
     "train.seed": (0, 2**31 - 1),
     "train.log_every": (1, None),
     "train.checkpoint_every": (1, None),
@@ -55,6 +58,7 @@ RANGES = {
     "train.picture_every": (0, None),
     "mesh.data": (-1, None),
     "mesh.fsdp": (1, None),
+    "mesh.tensor": (1, None),
 }
 
 SAMPLE_RANGES = {

@@ -58,6 +58,8 @@ def default() -> ConfigDict:
     model.mlp_ratio = 4.0  # hidden width of a block's MLP over its width
     model.qk_norm = False  # RMS-normalise queries and keys
     model.attention = "auto"  # auto, xla or cudnn; auto is cudnn where a GPU computes in bfloat16
+    model.remat = "none"  # none, dots or full: what of a block is computed again in the backward pass, to save memory
+    model.scan = False  # the blocks as one scan: compiles in half the time, runs slower
     model.dtype = "auto"  # auto, float32 or bfloat16; auto is bfloat16 on GPU and TPU, float32 on CPU
 
     c.embedding = embedding = ConfigDict()
@@ -98,6 +100,7 @@ def default() -> ConfigDict:
     c.train = train = ConfigDict()
     train.steps = 1000  # in all; the learning rate reaches 0 there
     train.batch_size = 64  # images a step, over all devices
+    train.accumulate = 1  # parts of a batch whose gradients are added up, one after the other, to save memory
     train.seed = 0  # of initialisation, data order, noise and views
     train.log_every = 100  # steps
     train.checkpoint_every = 1000  # steps; the last step is always saved
@@ -107,6 +110,7 @@ def default() -> ConfigDict:
     c.mesh = mesh = ConfigDict()
     mesh.data = -1  # devices that split the batch; -1: all that fsdp leaves
     mesh.fsdp = 1  # devices that split the batch and the parameters
+    mesh.tensor = 1  # devices that split each block's heads and hidden units
 
     c.probe = probe = ConfigDict()
     probe.after_training = True  # probe the last checkpoint when training ends

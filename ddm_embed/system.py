@@ -115,6 +115,8 @@ def make_models(config: ConfigDict, image_shape: tuple[int, int, int], platform:
         mlp_ratio=model.mlp_ratio,
         qk_norm=model.qk_norm,
         attention=attention,
+        remat=model.remat,
+        scan=model.scan,
         dtype=jnp.dtype(dtype),
     )
 

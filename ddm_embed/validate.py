@@ -141,11 +141,19 @@ def validate_against(config: ConfigDict, image_shape: tuple[int, int, int], devi
         raise UserError(f"config.model.attention='cudnn' needs a GPU, this is a {platform}; use auto")
     if model.attention == "cudnn" and model.dtype == "float32":
         raise UserError("config.model.attention='cudnn' needs config.model.dtype=bfloat16; use auto")
-    data, fsdp = mesh_shape(config, devices)
-    if config.train.batch_size % (data * fsdp):
+    data, fsdp, tensor = mesh_shape(config, devices)
+    parts = data * fsdp * config.train.accumulate
+    if config.train.batch_size % parts:
         raise UserError(
             f"config.train.batch_size={config.train.batch_size} does not divide over {data * fsdp} devices "
-            f"(mesh.data={data} x mesh.fsdp={fsdp}); use a multiple of {data * fsdp}"
+            f"(mesh.data={data} x mesh.fsdp={fsdp}) and train.accumulate={config.train.accumulate}; "
+            f"use a multiple of {parts}"
+        )
+    heads = resolve(model.variant, model.width, model.depth, model.heads)[2]
+    hidden = round(model_width * model.mlp_ratio)
+    if heads % tensor or hidden % tensor:
+        raise UserError(
+            f"config.mesh.tensor={tensor} must divide the model's {heads} heads and its MLP's {hidden} hidden units"
         )
     if model_width % fsdp:
         raise UserError(f"config.mesh.fsdp={fsdp} does not divide the model's width {model_width}")
@@ -155,21 +163,21 @@ def validate_against(config: ConfigDict, image_shape: tuple[int, int, int], devi
         )
 
 
-def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int]:
-    """(data, fsdp), their product the number of devices.
+def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int, int]:
+    """(data, fsdp, tensor), their product the number of devices.
 
     Raises:
       UserError: they do not multiply to it.
     """
-    data, fsdp = config.mesh.data, config.mesh.fsdp
-    if data == -1 and devices % fsdp == 0:
-        data = devices // fsdp
-    if data < 1 or data * fsdp != devices:
+    data, fsdp, tensor = config.mesh.data, config.mesh.fsdp, config.mesh.tensor
+    if data == -1 and devices % (fsdp * tensor) == 0:
+        data = devices // (fsdp * tensor)
+    if data < 1 or data * fsdp * tensor != devices:
         raise UserError(
-            f"config.mesh.data={config.mesh.data} x config.mesh.fsdp={fsdp} does not make {devices} devices; "
-            "set mesh.data to -1 and mesh.fsdp to a divisor"
+            f"config.mesh.data={config.mesh.data} x config.mesh.fsdp={fsdp} x config.mesh.tensor={tensor} does not "
+            f"make {devices} devices; set mesh.data to -1, and mesh.fsdp and mesh.tensor to divisors"
         )
-    return data, fsdp
+    return data, fsdp, tensor
 
 
 def validate_probe(config: ConfigDict) -> None:

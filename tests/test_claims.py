@@ -51,7 +51,8 @@ def train(draw, steps=800, **changes):
             params, state = carry
             image_key, key = jax.random.split(key)
             x0 = draw(image_key, 256)
-            grads = jax.grad(lambda q: objective.loss(networks, q, q, x0, x0, key)[0])(params)
+            draws = objective.draw(key, x0, x0, config.embedding.dim)
+            grads = jax.grad(lambda q: objective.loss(networks, q, q, x0, draws)[0])(params)
             updates, state = optimizer.update(grads, state)
             return (optax.apply_updates(params, updates), state), None
 

@@ -151,8 +151,8 @@ def test_a_config_that_does_not_fit_images_or_devices_is_refused(changes, shape,
 
 
 def test_mesh_fills_what_is_left():
-    assert mesh_shape(tiny_config(), 8) == (8, 1)
-    assert mesh_shape(tiny_config(**{"mesh.fsdp": 4}), 8) == (2, 4)
+    assert mesh_shape(tiny_config(), 8) == (8, 1, 1)
+    assert mesh_shape(tiny_config(**{"mesh.fsdp": 4}), 8) == (2, 4, 1)
 
 
 @pytest.mark.parametrize(

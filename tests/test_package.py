@@ -20,7 +20,7 @@ ALLOWED = {
     "data": {"parallel"},
     "validate": {"bounds", "diffusion", "models", "system"},
     "arms": set(),
-    "bounds": {"diffusion", "data"},
+    "bounds": {"diffusion", "models", "data"},
     "system": {"diffusion", "models"},
     "figure": set(),
     "trained": {"diffusion", "models", "parallel", "system", "train.checkpoint"},

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from ddm_embed.diffusion import prediction as prediction_lib
 from ddm_embed.diffusion.prediction import Image, Level
@@ -43,6 +43,25 @@ class Networks(NamedTuple):
     encode: Callable[[Params, Image, Level], Any] | None = None
     predict: Callable[[Params, Code, Level], Code] | None = None
     time_logits: Callable[[Params], Logits] | None = None
+
+
+class Draws(NamedTuple):
+    """What is random in a step, for the whole batch before it is split: a part of the batch takes the same rows.
+
+    t [batch], eps [batch, height, width, channel]: of x_t. base: the images that the encoder looks at. weight [batch]:
+    1, or 2 l of a mixture. z_t, z_eps: the encoder's own level and noise. earlier [batch]: a level before z_t. code
+    [batch, dim]: a Gaussian code's noise. withheld [batch, 1]: whether the denoiser is told no code.
+    """
+
+    t: Level
+    eps: Image
+    base: Image
+    weight: Level
+    z_t: Level
+    z_eps: Image
+    earlier: Level
+    code: Code
+    withheld: Bool[Array, "batch 1"]
 
 
 class Terms(NamedTuple):
@@ -101,8 +120,38 @@ class Objective:
             return jnp.minimum(1.0, self.min_snr_gamma * variance / jnp.maximum(alpha**2, 1e-20)) * scale
         return self.weight(t, alpha, sigma) / variance * scale
 
+    def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int, logits: Logits | None = None) -> Draws:
+        """All of a step's random numbers, and what the encoder looks at.
+
+        Args:
+          key: this step's random key.
+          x0: float32 [batch, height, width, channel] in [-1, 1].
+          view: another view of the same images; read for `encoder_input="view"` only.
+          dim: entries of z.
+          logits: the adversary's.
+        """
+        time_key, noise_key, encoder_key, earlier_key = jax.random.split(key, 4)
+        batch = len(x0)
+        t = self.timesteps.sample(self.process, time_key, batch, logits)
+        eps = jax.random.normal(noise_key, x0.shape)
+        base, share = view if self.encoder_input == "view" else x0, jnp.full(batch, 0.5)
+        if self.mixup:
+            base, share = mix(jax.random.fold_in(encoder_key, 1), base)
+        z_t, z_eps = t, eps
+        if self.encoder_input == "view":
+            view_time, view_noise = jax.random.split(encoder_key)
+            z_eps = jax.random.normal(view_noise, base.shape)
+            z_t = self.timesteps.sample(self.process, view_time, batch, logits)
+            # Stratified draws are sorted by position: shuffled, the view's level is independent of the image's.
+            z_t = jax.random.permutation(jax.random.fold_in(view_time, 1), z_t)
+        earlier = self.process.before(z_t, jax.random.uniform(earlier_key, (batch,)))
+        code_key, drop_key = jax.random.split(jax.random.fold_in(encoder_key, 2))
+        code = jax.random.normal(code_key, (batch, dim))
+        withheld = jax.random.bernoulli(drop_key, self.drop, (batch, 1))
+        return Draws(t, eps, base, 2 * share, z_t, z_eps, earlier, code, withheld)
+
     def loss(
-        self, networks: Networks, params: Params, target_params: Params, x0: Image, view: Image, key: Key[Array, ""]
+        self, networks: Networks, params: Params, target_params: Params, x0: Image, draws: Draws
     ) -> tuple[Float[Array, ""], Terms]:
         """The mean loss and its terms.
 
@@ -111,74 +160,53 @@ class Objective:
           params: what the gradient is taken for.
           target_params: EMA parameters, the fixed target of the consistency term.
           x0: float32 [batch, height, width, channel] in [-1, 1].
-          view: another view of the same images; read for `encoder_input="view"` only.
-          key: this step's random key.
+          draws: from `draw`, or the same rows of each of its arrays.
         """
-        time_key, noise_key, encoder_key, earlier_key = jax.random.split(key, 4)
-        logits = networks.time_logits and networks.time_logits(params)
-        t = self.timesteps.sample(self.process, time_key, len(x0), logits)
+        t, eps = draws.t, draws.eps
         alpha, sigma = self.process.marginal(t)
-        eps = jax.random.normal(noise_key, x0.shape)
         xt = prediction_lib.noised(x0, eps, alpha, sigma)
-        weight = self.loss_weight(t)
         consistency = penalty = jnp.zeros_like(t)
         regulariser = 0.0
 
         z = None
         if self.encoder_input != "none":
-            base = view if self.encoder_input == "view" else x0
-            if self.mixup:
-                base, share = mix(jax.random.fold_in(encoder_key, 1), base)
-                weight = weight * 2 * share
-            z_time, see = self._encoder_view(encoder_key, t, base, eps, logits)
-            embedding = networks.encode(params, see(z_time), z_time)
-            z, penalty, regulariser = self._code(embedding, jax.random.fold_in(encoder_key, 2))
+            embedding = networks.encode(params, self._see(draws, draws.z_t), draws.z_t)
+            z, penalty, regulariser = self._code(embedding, draws)
             if self.consistency_weight > 0:
-                earlier = self.process.before(z_time, jax.random.uniform(earlier_key, z_time.shape))
-                past = networks.encode(target_params, see(earlier), earlier).z
-                guess = networks.predict(params, embedding.z, z_time)
+                past = networks.encode(target_params, self._see(draws, draws.earlier), draws.earlier).z
+                guess = networks.predict(params, embedding.z, draws.z_t)
                 consistency = 1 - cosine(guess, jax.lax.stop_gradient(past))
                 regulariser += self.consistency_weight * jnp.mean(consistency)
 
         output, _ = networks.denoise(params, xt, t, z)
         wanted = prediction_lib.target(self.prediction, x0, eps, alpha, sigma)
         error = jnp.mean((output.astype(jnp.float32) - wanted) ** 2, axis=(1, 2, 3))
-        denoising = weight * error
+        denoising = self.loss_weight(t) * draws.weight * error
         total = jnp.mean(denoising) + regulariser
-        if logits is not None:
-            learned = self.timesteps.adversary(logits, t, denoising)
+        if networks.time_logits is not None:
+            learned = self.timesteps.adversary(networks.time_logits(params), t, denoising)
             total += learned - jax.lax.stop_gradient(learned)  # its gradient alone: the value is no part of the loss
         return total, Terms(t, denoising, error, consistency, penalty)
 
-    def _code(self, embedding: Any, key: Key[Array, ""]) -> tuple[Code, Level, Float[Array, ""] | float]:
+    def _see(self, draws: Draws, t: Level) -> Image:
+        """What the encoder sees at any level t [batch] of its chain."""
+        if self.encoder_input == "x0":
+            return draws.base
+        return prediction_lib.noised(draws.base, draws.z_eps, *self.process.marginal(t))
+
+    def _code(self, embedding: Any, draws: Draws) -> tuple[Code, Level, Float[Array, ""] | float]:
         """z as the denoiser is told it, the penalty on it for each example, and its share of the loss."""
         z, penalty, regulariser = embedding.z, jnp.zeros(len(embedding.z)), 0.0
-        noise_key, drop_key = jax.random.split(key)
         if embedding.log_variance is not None:
             penalty = gaussian_kl(z, embedding.log_variance)
-            z = z + jnp.exp(embedding.log_variance / 2) * jax.random.normal(noise_key, z.shape)
+            z = z + jnp.exp(embedding.log_variance / 2) * draws.code
             regulariser = self.kl_weight * jnp.mean(penalty)
         elif self.l1_weight > 0:
             penalty = jnp.sum(jnp.abs(z), axis=-1)
             regulariser = self.l1_weight * jnp.mean(penalty)
         if self.drop > 0:
-            z = jnp.where(jax.random.bernoulli(drop_key, self.drop, (len(z), 1)), 0.0, z)
+            z = jnp.where(draws.withheld, 0.0, z)
         return z, penalty, regulariser
-
-    def _encoder_view(
-        self, key: Key[Array, ""], t: Level, base: Image, eps: Image, logits: Logits | None
-    ) -> tuple[Level, Callable[[Level], Image]]:
-        """The encoder's noise level, and what it sees at any level of the same chain."""
-        if self.encoder_input == "x0":
-            return t, lambda _: base
-        if self.encoder_input == "xt":
-            return t, lambda level: prediction_lib.noised(base, eps, *self.process.marginal(level))
-        time_key, noise_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, base.shape)
-        own = self.timesteps.sample(self.process, time_key, len(base), logits)
-        # Stratified draws are sorted by position: shuffled, the view's level is independent of the image's.
-        own = jax.random.permutation(jax.random.fold_in(time_key, 1), own)
-        return own, lambda level: prediction_lib.noised(base, noise, *self.process.marginal(level))
 
 
 def mix(key: Key[Array, ""], image: Image) -> tuple[Image, Level]:

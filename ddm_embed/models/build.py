@@ -121,6 +121,8 @@ def build(
     mlp_ratio: float = 4.0,
     qk_norm: bool = False,
     attention: str = "xla",
+    remat: str = "none",
+    scan: bool = False,
     dtype: jnp.dtype = jnp.float32,
 ) -> Models:
     """The modules of a variant; width, depth and heads take the place of the variant's where given.
@@ -136,6 +138,7 @@ def build(
       adversary: whether to build the law of t that is learned.
       encoder_depth: blocks of a transformer encoder; the denoiser's depth unless given.
       attention: "xla", or "cudnn" where there is one.
+      remat, scan: as in `layers.Trunk`.
     """
     width, depth, heads, patch = resolve(variant, width, depth, heads)
     trunk = dict(
@@ -145,6 +148,8 @@ def build(
         mlp_ratio=mlp_ratio,
         qk_norm=qk_norm,
         attention=attention,
+        remat=remat,
+        scan=scan,
         dtype=dtype,
     )
     embedder = predictor = None

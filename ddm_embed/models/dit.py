@@ -37,18 +37,14 @@ class Denoiser(Trunk):
         if z is not None:
             told = nn.Dense(self.width, dtype=self.dtype, name="code_in")(z * self.code_scale)
             condition = condition + nn.Dense(self.width, dtype=self.dtype, name="code_out")(nn.silu(told))
-        x = self.tokens(xt)
-        features = []
-        for layer in range(self.depth):
-            x = self.block(layer)(x, condition)
-            features.append(x)
+        features = self.blocks(self.tokens(xt), condition)
         shift, scale = modulation(2, self.width, self.dtype)(condition)
-        x = modulate(x, shift, scale, self.dtype)
+        x = modulate(features[-1], shift, scale, self.dtype)
         size = self.patch**2 * xt.shape[-1]
         x = nn.Dense(size, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="pixels")(x)
         rows = xt.shape[1] // self.patch
         image = rearrange(x, "b (h w) (p q c) -> b (h p) (w q) c", h=rows, p=self.patch, q=self.patch)
-        return image.astype(jnp.float32), tuple(features)
+        return image.astype(jnp.float32), features
 
 
 def code_scale(dim: int, sphere: bool) -> float:

@@ -45,14 +45,10 @@ class Encoder(Trunk):
     def __call__(self, image: Float[Array, "batch height width channel"], t: Float[Array, " batch"]) -> Embedding:
         """Embeds images [batch, height, width, channel] at noise levels t [batch] in [0, 1]."""
         condition = self.time(t)
-        x = self.tokens(image)
-        tokens = []
-        for layer in range(self.depth):
-            x = self.block(layer)(x, condition)
-            tokens.append(x)
-        pooled = jnp.mean(nn.LayerNorm(dtype=jnp.float32, name="norm")(x), axis=1)
+        tokens = self.blocks(self.tokens(image), condition)
+        pooled = jnp.mean(nn.LayerNorm(dtype=jnp.float32, name="norm")(tokens[-1]), axis=1)
         z, log_variance = read_code(pooled, self.dim, self.sphere, self.gaussian)
-        return Embedding(z, tuple(tokens), log_variance)
+        return Embedding(z, tokens, log_variance)
 
 
 class Predictor(nn.Module):

@@ -17,6 +17,13 @@ from jaxtyping import Array, Float
 Tokens = Float[Array, "batch token dim"]
 Condition = Float[Array, "batch dim"]
 
+# What the backward pass keeps of a block: everything; the products of matrices with parameters; its input alone.
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
 _xavier = nn.initializers.xavier_uniform()
 _small = nn.initializers.normal(0.02)
 
@@ -27,7 +34,8 @@ class Trunk(nn.Module):
     Attributes:
       width: dim of a token. depth: number of blocks. heads: attention heads, dividing width. patch: pixels along a
       side of a patch. mlp_ratio: hidden width of the MLP over width. qk_norm: RMS-normalise queries and keys.
-      attention: "xla" or "cudnn" (fused, on a GPU). dtype: of the matrix products.
+      attention: "xla" or "cudnn" (fused, on a GPU). dtype: of the matrix products. remat: one of `REMAT`. scan: whether
+      the blocks are one scan, whose parameters are stacked: faster to compile, slower to run.
     """
 
     width: int
@@ -38,6 +46,8 @@ class Trunk(nn.Module):
     qk_norm: bool = False
     attention: str = "xla"
     dtype: jnp.dtype = jnp.float32
+    remat: str = "none"
+    scan: bool = False
 
     def tokens(self, image: Float[Array, "batch height width channel"]) -> Tokens:
         """Patches of the image, embedded, with positions added; for use inside a compact `__call__`."""
@@ -46,13 +56,42 @@ class Trunk(nn.Module):
         grid = image.shape[1] // self.patch, image.shape[2] // self.patch
         return x + jnp.asarray(positions(*grid, self.width), x.dtype)
 
-    def block(self, layer: int) -> "Block":
-        return Block(
-            self.width, self.heads, self.mlp_ratio, self.qk_norm, self.attention, self.dtype, name=f"block_{layer}"
-        )
+    def blocks(self, x: Tokens, condition: Condition) -> tuple[Tokens, ...]:
+        """What each block puts out, from the first on; for use inside a compact `__call__`."""
+        block = Block
+        if self.remat != "none":
+            block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not self.scan)
+        sizes = self.width, self.heads, self.mlp_ratio, self.qk_norm, self.attention, self.dtype
+        if self.scan:
+            stack = nn.scan(
+                _Layer,
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                in_axes=nn.broadcast,
+                length=self.depth,
+            )
+            _, tokens = stack(block, sizes, name="blocks")(x, condition)
+            return tuple(tokens)
+        tokens = []
+        for layer in range(self.depth):
+            x = block(*sizes, name=f"block_{layer}")(x, condition)
+            tokens.append(x)
+        return tuple(tokens)
 
     def time(self, t: Float[Array, " batch"]) -> Condition:
         return TimeEmbedding(self.width, self.dtype, name="time")(t)
+
+
+class _Layer(nn.Module):
+    """A block as the body of a scan: its output is both what the next one takes and what is kept."""
+
+    block: type[nn.Module]
+    sizes: tuple
+
+    @nn.compact
+    def __call__(self, x: Tokens, condition: Condition) -> tuple[Tokens, Tokens]:
+        x = self.block(*self.sizes, name="block")(x, condition)
+        return x, x
 
 
 class TimeEmbedding(nn.Module):
@@ -82,8 +121,10 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
-        qkv = nn.Dense(3 * self.width, dtype=self.dtype, kernel_init=_xavier, name="qkv")(x)
-        q, k, v = rearrange(qkv, "b n (s h d) -> s b n h d", s=3, h=self.heads)
+        # Heads have an axis of their own, so that tensor parallelism splits between them.
+        sizes = 3, self.heads, self.width // self.heads
+        qkv = nn.DenseGeneral(sizes, dtype=self.dtype, kernel_init=_xavier, name="qkv")(x)
+        q, k, v = rearrange(qkv, "b n s h d -> s b n h d")
         if self.qk_norm:
             q = nn.RMSNorm(dtype=self.dtype, name="query_norm")(q)
             k = nn.RMSNorm(dtype=self.dtype, name="key_norm")(k)

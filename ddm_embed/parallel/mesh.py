@@ -10,13 +10,12 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 
-def make_mesh(data: int, fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh [data, fsdp, 1] with axes `AXES`: batches split over data and fsdp, parameters over fsdp.
+def make_mesh(data: int, fsdp: int, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh [data, fsdp, tensor] with axes `AXES`: batches split over data and fsdp, parameters over fsdp and tensor.
 
     Args:
-      data: size of the data axis.
-      fsdp: size of the fsdp axis.
-      devices: data * fsdp of them; all that there are by default.
+      data, fsdp, tensor: sizes of the axes.
+      devices: data * fsdp * tensor of them; all that there are by default.
     """
-    grid = np.asarray(jax.devices() if devices is None else devices).reshape(data, fsdp, 1)
+    grid = np.asarray(jax.devices() if devices is None else devices).reshape(data, fsdp, tensor)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))

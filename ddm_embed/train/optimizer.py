@@ -16,14 +16,14 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101); weight decay acts on matrices only."""
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101); weight decay acts on kernels only."""
     c = config.optimizer
     adamw = optax.adamw(
         make_schedule(config),
         b1=c.b1,
         b2=c.b2,
         weight_decay=c.weight_decay,
-        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+        mask=lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params),
     )
     if not c.clip_norm:
         return adamw

@@ -42,7 +42,7 @@ def make_init(models: Models, optimizer: optax.GradientTransformation, seed: int
 def abstract_state(init: Callable[[], TrainState], optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state as shapes, dtypes and NamedShardings: optimizer state and EMA lie as the parameters do."""
     shapes = jax.eval_shape(init)
-    specs = partition(shapes.params)
+    specs = partition(shapes.params, mesh.shape)
     opt_specs = optax.tree_map_params(
         optimizer, lambda _, spec: spec, shapes.opt_state, specs, transform_non_params=lambda _: P()
     )

@@ -1,12 +1,14 @@
 """The training step: (state, batch) -> (state, metrics), pure, jitted once, its state donated."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from ddm_embed.data.augment import augment
@@ -44,6 +46,7 @@ def make_train_step(
       shardings: where each part of the state lies, from `state.shardings_of`.
     """
     seed, kind, padding = config.train.seed, config.data.augment, config.data.crop_padding
+    parts = config.train.accumulate
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         image = batch["image"]  # uint8 (B, H, W, C)
@@ -51,10 +54,13 @@ def make_train_step(
         view = augment(stream_key(seed, "view", state.step), image, kind, padding)
         key = stream_key(seed, "diffusion", state.step)
 
-        def loss(params):
-            return objective.loss(networks, params, state.ema_params, x0, view, key)
+        logits = networks.time_logits and networks.time_logits(state.params)
+        draws = objective.draw(key, x0, view, config.embedding.dim, logits)
 
-        (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        def loss(params, part):
+            return objective.loss(networks, params, state.ema_params, *part)
+
+        (value, terms), grads = accumulate(loss, state.params, (x0, draws), parts)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = update_ema(state.ema_params, params, state.step, config.optimizer.ema_decay)
@@ -69,3 +75,27 @@ def make_train_step(
         out_shardings=(shardings, whole),
         donate_argnums=0,
     )
+
+
+def accumulate(loss: Callable, params: Any, batch: Any, parts: int) -> tuple[tuple[Float[Array, ""], Any], Any]:
+    """((mean loss, terms of every example), mean gradient) over equal parts of a batch, one after the other.
+
+    Args:
+      loss: (params, batch) -> (mean loss, tree of arrays of one entry an example).
+      batch: a tree of arrays of one length, which `parts` divides.
+    """
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    if parts == 1:
+        return gradient(params, batch)
+
+    # Every parts-th example: each device goes on with examples of its own.
+    split = jax.tree.map(lambda a: a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1), batch)
+
+    def body(total, part):
+        (value, terms), grads = gradient(params, part)
+        return jax.tree.map(jnp.add, total, (value, grads)), terms
+
+    nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+    (value, grads), terms = jax.lax.scan(body, nothing, split)
+    terms = jax.tree.map(lambda a: a.swapaxes(0, 1).reshape(-1, *a.shape[2:]), terms)
+    return (value / parts, terms), jax.tree.map(lambda a: a / parts, grads)

@@ -21,7 +21,7 @@ class Slow:
 
 
 def read(images, order, start, count, resident):
-    stream = batches(images, order, make_mesh(1, 1, jax.devices()[:1]), start, resident, threads=3)
+    stream = batches(images, order, make_mesh(1, 1, devices=jax.devices()[:1]), start, resident, threads=3)
     found = [np.asarray(batch["image"]) for batch in itertools.islice(stream, count)]
     stream.close()
     return found
@@ -62,7 +62,7 @@ def test_starting_later_changes_no_batch(resident):
 
 
 def test_a_set_too_large_for_the_devices_does_not_fit():
-    mesh = make_mesh(1, 1, jax.devices()[:1])
+    mesh = make_mesh(1, 1, devices=jax.devices()[:1])
     assert fits(IMAGES, 1e-6, mesh) and not fits(IMAGES, 1e-7, mesh)
 
 

@@ -25,6 +25,11 @@ def flat(image):
     return image.reshape(len(image), -1)
 
 
+def loss_of(objective, networks, params, target_params, x0, view, key):
+    logits = networks.time_logits and networks.time_logits(params)
+    return objective.loss(networks, params, target_params, x0, objective.draw(key, x0, view, 2, logits))
+
+
 def networks(seen):
     """Networks that record what they are shown; the code is the image itself, flattened."""
 
@@ -47,7 +52,7 @@ def test_a_denoiser_told_the_image_has_no_loss(kind, name):
         return p.target(kind, x0, eps, alpha, sigma), ()
 
     oracle = Networks(denoise, lambda params, image, t: code(flat(image)))
-    loss, terms = objective.loss(oracle, None, None, X0, VIEW, jax.random.key(0))
+    loss, terms = loss_of(objective, oracle, None, None, X0, VIEW, jax.random.key(0))
     assert float(loss) < 1e-6 and terms.t.shape == (8,)  # float32, sigma as small as 1e-4
 
 
@@ -55,7 +60,7 @@ def test_predicting_nothing_costs_the_variance_of_the_noise():
     x0 = jnp.zeros((512, 8, 8, 1))
     silent = Networks(lambda params, xt, t, z: (jnp.zeros_like(xt), ()))
     objective = dataclasses.replace(OBJECTIVE, encoder_input="none")
-    loss, _ = objective.loss(silent, None, None, x0, x0, jax.random.key(0))
+    loss, _ = loss_of(objective, silent, None, None, x0, x0, jax.random.key(0))
     assert float(loss) == pytest.approx(1.0, abs=0.02)  # 32,768 draws: a standard error of 0.008
 
 
@@ -63,7 +68,7 @@ def test_predicting_nothing_costs_the_variance_of_the_noise():
 def test_the_encoder_sees_what_the_config_says(encoder_input):
     seen = []
     objective = dataclasses.replace(OBJECTIVE, encoder_input=encoder_input)
-    _, terms = objective.loss(networks(seen), 1.0, None, X0, VIEW, jax.random.key(0))
+    _, terms = loss_of(objective, networks(seen), 1.0, None, X0, VIEW, jax.random.key(0))
     _, image, t = seen[0]
     alpha, _ = objective.process.marginal(t)
     if encoder_input == "x0":
@@ -88,7 +93,7 @@ def test_an_encoder_of_the_noised_image_sees_the_denoisers_own_input():
         return code(flat(image))
 
     objective = dataclasses.replace(OBJECTIVE, encoder_input="xt")
-    objective.loss(Networks(denoise, encode), None, None, X0, VIEW, jax.random.key(0))
+    loss_of(objective, Networks(denoise, encode), None, None, X0, VIEW, jax.random.key(0))
     np.testing.assert_array_equal(shown["encoder"], shown["denoiser"])
 
 
@@ -97,15 +102,14 @@ def test_without_an_encoder_the_denoiser_is_told_nothing():
         assert z is None
         return xt, ()
 
-    dataclasses.replace(OBJECTIVE, encoder_input="none").loss(
-        Networks(denoise), None, None, X0, VIEW, jax.random.key(0)
-    )
+    objective = dataclasses.replace(OBJECTIVE, encoder_input="none")
+    loss_of(objective, Networks(denoise), None, None, X0, VIEW, jax.random.key(0))
 
 
 def test_consistency_compares_with_an_earlier_code_of_the_target_network():
     seen = []
     objective = dataclasses.replace(OBJECTIVE, encoder_input="xt", consistency_weight=0.5)
-    loss, terms = objective.loss(networks(seen), 1.0, 2.0, X0, VIEW, jax.random.key(0))
+    loss, terms = loss_of(objective, networks(seen), 1.0, 2.0, X0, VIEW, jax.random.key(0))
     (online, image, t), (target, past, earlier) = seen
     assert (online, target) == (1.0, 2.0) and np.all(earlier < t)
     agreement = cosine(image.reshape(8, -1), past.reshape(8, -1))
@@ -120,7 +124,7 @@ def test_no_gradient_flows_into_the_consistency_target():
         lambda params, image, t: code(params["w"] * flat(image) + t[:, None]),
         lambda params, z, t: z,
     )
-    grads = jax.grad(lambda target: objective.loss(learned, {"w": 1.0}, target, X0, VIEW, jax.random.key(0))[0])
+    grads = jax.grad(lambda target: loss_of(objective, learned, {"w": 1.0}, target, X0, VIEW, jax.random.key(0))[0])
     assert float(grads({"w": 1.0})["w"]) == 0.0
 
 
@@ -150,7 +154,7 @@ def losses(objective, wrong, process=None):
         return p.target(objective.prediction, x0, eps, alpha, sigma), ()
 
     oracle = Networks(denoise, lambda params, image, t: code(flat(image)))
-    return objective.loss(oracle, None, None, X0, VIEW, jax.random.key(0))[1].denoising
+    return loss_of(objective, oracle, None, None, X0, VIEW, jax.random.key(0))[1].denoising
 
 
 @pytest.mark.parametrize("kind", p.PREDICTIONS)
@@ -197,7 +201,7 @@ def test_a_gaussian_code_is_drawn_and_its_kl_joins_the_loss():
     mean, log_variance = jnp.full((4000, 2), 0.7), jnp.full((4000, 2), jnp.log(0.25))
     drawn = Networks(denoise, lambda params, image, t: code(mean, log_variance))
     objective = dataclasses.replace(OBJECTIVE, kl_weight=0.1)
-    loss, terms = objective.loss(drawn, None, None, x0, x0, jax.random.key(0))
+    loss, terms = loss_of(objective, drawn, None, None, x0, x0, jax.random.key(0))
     # 8,000 draws: standard errors 0.5 / sqrt(8000) = 0.0056 of the mean and 0.004 of the deviation.
     assert float(told[0].mean()) == pytest.approx(0.7, abs=0.025) and float(told[0].std()) == pytest.approx(
         0.5, abs=0.016
@@ -209,7 +213,7 @@ def test_a_gaussian_code_is_drawn_and_its_kl_joins_the_loss():
 
 def test_the_l1_norm_of_a_code_joins_the_loss():
     objective = dataclasses.replace(OBJECTIVE, l1_weight=0.01)
-    loss, terms = objective.loss(networks([]), 1.0, None, X0, VIEW, jax.random.key(0))
+    loss, terms = loss_of(objective, networks([]), 1.0, None, X0, VIEW, jax.random.key(0))
     norms = np.abs(np.asarray(X0)).sum((1, 2, 3))
     np.testing.assert_allclose(terms.code, norms, rtol=1e-5)
     assert float(loss) == pytest.approx(float(terms.denoising.mean()) + 0.01 * norms.mean(), rel=1e-5)
@@ -219,9 +223,9 @@ def test_the_l1_norm_of_a_code_joins_the_loss():
 def test_mixup_mixes_what_the_encoder_sees_and_weighs_the_loss(encoder_input):
     seen, plain = [], []
     objective = dataclasses.replace(OBJECTIVE, encoder_input=encoder_input, mixup=True)
-    _, terms = objective.loss(networks(seen), 0.5, None, X0, VIEW, jax.random.key(0))
+    _, terms = loss_of(objective, networks(seen), 0.5, None, X0, VIEW, jax.random.key(0))
     without = dataclasses.replace(objective, mixup=False)
-    _, alone = without.loss(networks(plain), 0.5, None, X0, VIEW, jax.random.key(0))
+    _, alone = loss_of(without, networks(plain), 0.5, None, X0, VIEW, jax.random.key(0))
     share = np.asarray(terms.denoising / alone.denoising) / 2  # the denoiser here takes no notice of z
     assert np.all((share > 0) & (share < 1)) and np.std(share) > 0.1
     _, image, t = seen[0]
@@ -245,7 +249,9 @@ def test_a_withheld_code_is_zero_and_withheld_as_often_as_asked():
 
     x0 = jnp.ones((2000, 1, 1, 2))
     objective = dataclasses.replace(OBJECTIVE, drop=0.3)
-    objective.loss(Networks(denoise, lambda params, image, t: code(flat(image))), None, None, x0, x0, jax.random.key(0))
+    loss_of(
+        objective, Networks(denoise, lambda params, image, t: code(flat(image))), None, None, x0, x0, jax.random.key(0)
+    )
     withheld = np.all(np.asarray(told[0]) == 0, axis=1)
     assert np.all(np.asarray(told[0])[~withheld] == 1) and abs(withheld.mean() - 0.3) < 0.05  # five standard errors
 
@@ -255,10 +261,23 @@ def test_the_adversary_adds_its_gradient_and_nothing_to_the_loss():
 
     def loss(params):
         learned = Networks(lambda params, xt, t, z: (params["w"] * xt, ()), time_logits=lambda params: params["logits"])
-        return objective.loss(learned, params, None, X0, VIEW, jax.random.key(0))
+        return loss_of(objective, learned, params, None, X0, VIEW, jax.random.key(0))
 
     params = {"w": jnp.array(0.5), "logits": jnp.linspace(0.0, 1.0, 5)}
     (value, terms), grads = jax.value_and_grad(loss, has_aux=True)(params)
     assert float(value) == pytest.approx(float(terms.denoising.mean()), rel=1e-6)
     alone = jax.grad(lambda logits: objective.timesteps.adversary(logits, terms.t, terms.denoising))(params["logits"])
     np.testing.assert_allclose(grads["logits"], alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"encoder_input": "view"}, {"mixup": True, "l1_weight": 0.1}, {"drop": 0.5}])
+def test_the_parts_of_a_batch_have_the_loss_of_the_whole(changes):
+    objective = dataclasses.replace(OBJECTIVE, **changes)
+    draws = objective.draw(jax.random.key(0), X0, VIEW, 2)
+    whole, terms = objective.loss(networks([]), 0.5, None, X0, draws)
+    parts = [
+        objective.loss(networks([]), 0.5, None, *jax.tree.map(lambda a, i=i: a[i::2], (X0, draws))) for i in range(2)
+    ]
+    assert float(whole) == pytest.approx(sum(float(value) for value, _ in parts) / 2, rel=1e-5)
+    for i, (_, part) in enumerate(parts):
+        np.testing.assert_allclose(part.denoising, terms.denoising[i::2], rtol=1e-5)

@@ -1,6 +1,10 @@
-"""Twenty float32 steps on one device and on three meshes of eight; prints what happened as JSON. Not a test itself."""
+"""Twenty float32 steps on meshes of eight devices; prints what happened as JSON. Not a test itself.
+
+python eight_devices.py [RUN ...] [features] [samples]
+"""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -22,10 +26,24 @@ from ddm_embed.train.optimizer import make_optimizer
 from ddm_embed.train.state import abstract_state, create, make_init
 from ddm_embed.trained import Trained
 
+COLLECTIVE = re.compile(r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
-def curve(data, fsdp, config, source):
-    """(losses, fraction of the trunk's matrices that one device holds, shapes of one kernel and of its shard)."""
-    mesh = make_mesh(data, fsdp, jax.devices()[: data * fsdp])
+
+def collectives(text):
+    """[operation, number of elements it gives] of each in the compiled program."""
+    found = []
+    for shapes, name in COLLECTIVE.findall(text):
+        sizes = [
+            np.prod([int(n) for n in shape.split(",") if n], dtype=int) for shape in re.findall(r"\[([\d,]*)\]", shapes)
+        ]
+        found.append([name, int(max(sizes, default=1))])
+    return found
+
+
+def curve(shape, changes):
+    """The losses, the share of the trunk's matrices that one device holds, and the step's collectives."""
+    config = tiny_config(**CHANGES | changes)
+    mesh = make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
     models, optimizer = system.make_models(config, source.image_shape), make_optimizer(config)
     init = make_init(models, optimizer, config.train.seed)
     abstract = abstract_state(init, optimizer, mesh)
@@ -34,20 +52,19 @@ def curve(data, fsdp, config, source):
     batches, losses = open_batches(config, source.train.images, mesh, 0), []
     for _ in range(20):
         state, metrics = step(state, next(batches))
-        losses.append(float(metrics.loss.total))
+        losses.append(float(metrics.loss.total / metrics.loss.count))
     held = whole = 0
     for tree in (state.params, state.ema_params, state.opt_state):
         for leaf in jax.tree.leaves(tree):
-            if leaf.ndim == 2:
+            if leaf.ndim > 1:
                 held, whole = held + leaf.addressable_shards[0].data.size, whole + leaf.size
-    kernel = state.params["denoiser"]["block_0"]["attention"]["qkv"]["kernel"]
-    return losses, held / whole, kernel.shape, kernel.addressable_shards[0].data.shape
+    return {"losses": losses, "held": held / whole, "collectives": collectives(step.as_text())}
 
 
 def features(devices, config, source):
     """z of the first training images, read on so many devices."""
     models = system.make_models(config, source.image_shape)
-    mesh = make_mesh(devices, 1, jax.devices()[:devices])
+    mesh = make_mesh(devices, 1, devices=jax.devices()[:devices])
     networks = system.make_networks(models, config)
     extract = make_extract(networks, system.make_process(config), config.embedding.input, mesh, 16, 0)
     params = jax.device_put(models.init(jax.random.key(0)), NamedSharding(mesh, PartitionSpec()))
@@ -56,7 +73,7 @@ def features(devices, config, source):
 
 def samples(devices, config, source):
     """Eight images by every sampler, on so many devices."""
-    mesh = make_mesh(devices, 1, jax.devices()[:devices])
+    mesh = make_mesh(devices, 1, devices=jax.devices()[:devices])
     models = system.make_models(config, source.image_shape)
     params = jax.device_put(models.init(jax.random.key(0)), NamedSharding(mesh, PartitionSpec()))
     networks, objective = system.make_networks(models, config), system.make_objective(config)
@@ -66,12 +83,26 @@ def samples(devices, config, source):
     return {name: generate.sample(trained, noise, told, name, 4, seed=0) for name in SAMPLERS}
 
 
-config = tiny_config(**{"data.augment": "crop", "consistency.weight": 0.1, "embedding.input": "xt"})
+CHANGES = {"data.augment": "crop", "consistency.weight": 0.1, "embedding.input": "xt", "model.heads": 8}
+OPTIONS = {
+    "": {},
+    "in 2": {"train.accumulate": 2},
+    "in 4": {"train.accumulate": 4},
+    "remat": {"model.remat": "full"},
+    "scan": {"model.scan": True, "model.remat": "dots"},
+    "scan in 2": {"model.scan": True, "train.accumulate": 2},
+}
+config = tiny_config(**CHANGES)
 source = open_source(config)
 assert jax.device_count() == 8 and np.prod(source.image_shape) == 64
-meshes = [(1, 1), (8, 1), (4, 2), (1, 8)]
-curves = {f"{data}x{fsdp}": curve(data, fsdp, config, source) for data, fsdp in meshes}
-gap = float(np.max(np.abs(features(8, config, source) - features(1, config, source))))
-many, one = samples(8, config, source), samples(1, config, source)
-sample_gaps = {name: float(np.max(np.abs(many[name] - one[name]))) for name in SAMPLERS}
-print(json.dumps({"curves": curves, "feature_gap": gap, "sample_gaps": sample_gaps}))
+report = {}
+for run in sys.argv[1:]:
+    if run == "features":
+        report[run] = float(np.max(np.abs(features(8, config, source) - features(1, config, source))))
+    elif run == "samples":
+        many, one = samples(8, config, source), samples(1, config, source)
+        report[run] = {name: float(np.max(np.abs(many[name] - one[name]))) for name in SAMPLERS}
+    else:
+        shape, _, option = run.partition(" ")
+        report[run] = curve(tuple(int(size) for size in shape.split("x")), OPTIONS[option])
+print(json.dumps(report))

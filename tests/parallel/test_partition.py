@@ -2,8 +2,11 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from ddm_embed.errors import UserError
 from ddm_embed.models.build import build
 from ddm_embed.parallel.partition import partition
+
+ALONE = {"data": 1, "fsdp": 1, "tensor": 1}
 
 
 @pytest.mark.parametrize(
@@ -19,7 +22,7 @@ def test_rules_cover_every_parameter_and_split_every_matrix_of_the_trunk(options
     options = {"embedding_dim": 8} | options
     models = build(variant="Ti/4", image_shape=(8, 8, 3), width=16, depth=2, heads=2, **options)
     params = jax.eval_shape(models.init, jax.random.key(0))
-    specs = partition(params)
+    specs = partition(params, ALONE)
     for path, spec in jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda leaf: isinstance(leaf, P)):
         keys = [part.key for part in path]
         shape = params
@@ -29,8 +32,18 @@ def test_rules_cover_every_parameter_and_split_every_matrix_of_the_trunk(options
         assert all(size % 16 == 0 for size in split)
         if keys[-1] == "kernel" and keys[0] != "predictor":
             assert len(split) == 1
+        if keys[-1] == "kernel" and ("attention" in keys or "mlp_in" in keys or "mlp_out" in keys):
+            assert [size for size, axis in zip(shape.shape, spec, strict=False) if axis == "tensor"]
 
 
 def test_a_parameter_without_a_rule_is_named():
     with pytest.raises(ValueError, match="denoiser/mystery"):
-        partition({"denoiser": {"mystery": jax.ShapeDtypeStruct((3,), "float32")}})
+        partition({"denoiser": {"mystery": jax.ShapeDtypeStruct((3,), "float32")}}, ALONE)
+
+
+def test_a_parameter_that_does_not_divide_is_named():
+    params = {"denoiser": {"block_0": {"mlp_in": {"kernel": jax.ShapeDtypeStruct((16, 24), "float32")}}}}
+    with pytest.raises(
+        UserError, match=r"mesh\.tensor=5 does not divide 24.*denoiser/block_0/mlp_in/kernel \(16, 24\)"
+    ):
+        partition(params, {"data": 1, "fsdp": 4, "tensor": 5})

@@ -39,3 +39,13 @@ def test_the_adversary_learns_and_is_saved_with_the_run(tmp_path):
     assert train(config, tmp_path).finished
     logits = restore(config, tmp_path, (8, 8, 1)).params["adversary"]["logits"]
     assert logits.shape == (20,) and float(jnp.std(logits)) > 0
+
+
+def test_weight_decay_acts_on_kernels_alone_whatever_their_shape():
+    params = {"heads": {"kernel": jnp.ones((4, 3, 2)), "bias": jnp.ones((3, 2))}, "norm": {"scale": jnp.ones(4)}}
+    optimizer = make_optimizer(tiny_config(**{"optimizer.warmup_steps": 0, "optimizer.weight_decay": 0.1}))
+    step, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    assert jax.tree.map(lambda leaf: bool(jnp.any(leaf != 0)), step) == {
+        "heads": {"kernel": True, "bias": False},
+        "norm": {"scale": False},
+    }
