@@ -1,8 +1,11 @@
-"""What the programs share: flags, logging, and one line and a non-zero exit for what the user can mend."""
+"""What the programs share: flags, logging, the other processes, and one line and a non-zero exit for what the user can
+mend."""
 
+import faulthandler
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,30 +16,41 @@ from ml_collections import ConfigDict, config_flags
 
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
+from ddm_embed.parallel import cluster, distributed
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; runs/NAME of the config where one is made.")
 
-STOPPED = 75  # sysexits' EX_TEMPFAIL: saved after SIGTERM or SIGINT; run the same command again to go on
+# sysexits' EX_TEMPFAIL: saved after SIGTERM or SIGINT, or another process was lost; the same command again goes on.
+STOPPED = 75
 
 
-def launch(body: Callable[[ConfigDict], int], default: ConfigDict, config_required: bool) -> None:
+def launch(
+    body: Callable[[ConfigDict], int], default: ConfigDict, config_required: bool, processes: bool = False
+) -> None:
     """Parses `--config` and the other flags, runs the body with the config and exits with the code it returns.
 
     Args:
       body: the program.
       default: the config that files start from; a `--config.FIELD` that it lacks is refused.
       config_required: whether the program needs `--config`, or goes by the default without it.
+      processes: whether it runs as several processes where there are several.
     """
+    faulthandler.enable()  # JAX aborts a process that has lost the others: say where it was
     try:
+        if processes:
+            _define_process_flags()
         config = _parse(sys.argv, default, config_required)
         _set_up_logging()
         _set_up_compilation_cache()
+        if processes:
+            _join_processes()
         code = body(config)
     except (UserError, flags.Error, OSError) as error:  # an OSError says which file, and why: disk full, no permission
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{_who()}error: {error}", file=sys.stderr)
         code = 1
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
+            _exit_if_lost(error)
             raise
         reason = str(error).splitlines()[0]
         print(
@@ -45,6 +59,52 @@ def launch(body: Callable[[ConfigDict], int], default: ConfigDict, config_requir
             file=sys.stderr,
         )
         code = 1
+    _exit(code)
+
+
+def _define_process_flags() -> None:
+    flags.DEFINE_enum("cluster", "auto", cluster.CLUSTERS, "How the processes of a run find one another.")
+    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, to start by flags alone.")
+    flags.DEFINE_integer("num_processes", None, "How many processes the run has; another number is an error.", 1)
+    flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", 0)
+    flags.DEFINE_integer("connect_seconds", 300, "How long the processes wait for one another to start.", 1)
+    flags.DEFINE_integer("watchdog_seconds", 600, "Without progress for so long, one of several processes ends.", 1)
+
+
+def _join_processes() -> None:
+    f = flags.FLAGS
+    how = cluster.find(
+        f.cluster, f.coordinator_address, f.num_processes, f.process_id, os.environ, cluster.has_tpu()
+    )  # fmt: skip
+    distributed.start(how, f.num_processes, f.connect_seconds, heartbeat=min(100, f.watchdog_seconds))
+    if jax.process_count() > 1:
+        distributed.watch(f.watchdog_seconds, STOPPED)
+        logger = logging.getLogger("ddm_embed")
+        if not distributed.is_lead():
+            logger.setLevel(logging.WARNING)
+            logger.handlers[0].setFormatter(logging.Formatter(f"%(asctime)s {_who()}%(message)s", "%H:%M:%S"))
+        logger.info("process 0 of %d; the others tell only what goes wrong", jax.process_count())
+
+
+def _who() -> str:
+    several = jax.distributed.is_initialized() and jax.process_count() > 1
+    return f"[process {jax.process_index()}] " if several else ""
+
+
+def _exit_if_lost(error: Exception) -> None:
+    """Ends with `STOPPED` if an error of JAX says that another process has gone."""
+    if jax.distributed.is_initialized() and distributed.lost_another(error):
+        traceback.print_exc()
+        print(f"{_who()}another process was lost; run the same command again to go on", file=sys.stderr)
+        _exit(STOPPED, wait=False)
+
+
+def _exit(code: int, wait: bool = True) -> None:
+    """Exits; one of several processes that has failed, or must not wait, does so without the others' leave."""
+    if jax.distributed.is_initialized() and (not wait or code not in (0, STOPPED)):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

@@ -1,11 +1,14 @@
 """Figures of images: labelled grids, written as PNG."""
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from einops import rearrange
 from jaxtyping import Float
+
+from ddm_embed.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,5 +54,6 @@ def place_grid(axes: "Axes", images: Grid, columns: list[str], rows: list[str] |
 
 def save(figure: "Figure", path: Path) -> None:
     """Writes the figure as PNG, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110, bbox_inches="tight")
+    write_whole(path, content.getvalue())

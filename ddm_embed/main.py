@@ -3,25 +3,27 @@
     python -m ddm_embed.main --config FILE[:key=value,...] [--config.FIELD=VALUE ...] [--workdir W]
 
 FILE is a config such as configs/digits.py, FIELD any field of README's config reference, such as train.steps. W is the
-run directory, runs/NAME of the config by default. Exit codes: 0 finished, 75 saved (start again), 1 error.
+run directory, runs/NAME of the config by default; gs://BUCKET/PATH too. Exit codes: 0 finished, 75 start the same
+command again (saved after SIGTERM or Ctrl-C, or another process was lost), 1 error. For several processes, see
+launch/README.md.
 """
 
 import logging
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ddm_embed import cli
+from ddm_embed import cli, files
 from ddm_embed import config as config_lib
 from ddm_embed.data.source import open_source
 from ddm_embed.evaluate import protocol, report, splits
+from ddm_embed.parallel import distributed
 from ddm_embed.train.loop import train
 
 logger = logging.getLogger("ddm_embed")
 
 
 def main(config: ConfigDict) -> int:
-    workdir = Path(cli.WORKDIR.value or f"runs/{config.name}")
+    workdir = files.place(cli.WORKDIR.value or f"runs/{config.name}")
     outcome = train(config, workdir)
     if not outcome.finished:
         logger.info("saved at step %d of %d; run the same command again to go on", outcome.step, config.train.steps)
@@ -32,16 +34,18 @@ def main(config: ConfigDict) -> int:
         return 0
     probe = config_lib.probe_default()
     folder = workdir / "probe" / probe.name
-    if outcome.nothing_to_do and (folder / "results.json").exists():
+    if outcome.nothing_to_do and distributed.from_lead((folder / "results.json").exists):
         logger.info("its probe's results are in %s", folder)
         return 0
     reason = splits.obstacle(open_source(config))
     if reason is not None:
         logger.info("not probed: %s", reason)
         return 0
-    report.publish(protocol.evaluate(config, probe, workdir), folder)
+    results = protocol.evaluate(config, probe, workdir)
+    if distributed.is_lead():
+        report.publish(results, folder)
     return 0
 
 
 if __name__ == "__main__":
-    cli.launch(main, config_lib.default(), config_required=True)
+    cli.launch(main, config_lib.default(), config_required=True, processes=True)

@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from ddm_embed import cli
+from ddm_embed import cli, files
 from ddm_embed import config as config_lib
 from ddm_embed.data.source import Source, Split, check_same, open_source, read_all, subset
 from ddm_embed.decode.needs import obstacle
@@ -31,7 +31,7 @@ LIST = flags.DEFINE_bool("list", False, "Name the pictures, and with --workdir w
 
 def main(config: ConfigDict) -> int:
     validate_sample(config)
-    workdir = Path(cli.WORKDIR.value) if cli.WORKDIR.value else None
+    workdir = files.place(cli.WORKDIR.value) if cli.WORKDIR.value else None
     run = config_lib.read(workdir) if workdir else None
     refused = {name: run and obstacle(picture.needs, run, config) for name, picture in PICTURES.items()}
     if LIST.value:

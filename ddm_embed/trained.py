@@ -16,7 +16,8 @@ from ddm_embed.train.checkpoint import restore_ema
 
 
 class Trained(NamedTuple):
-    """config: the run's. params: EMA parameters, whole on every device of the mesh. step: the checkpoint's."""
+    """config: the run's. params: EMA parameters, whole on every device of the mesh, which is this process's devices.
+    step: the checkpoint's."""
 
     config: ConfigDict
     models: Models
@@ -28,7 +29,7 @@ class Trained(NamedTuple):
 
 
 def restore(config: ConfigDict, workdir: Path, image_shape: tuple[int, int, int]) -> Trained:
-    """The newest sound checkpoint of a run, on all devices.
+    """The newest sound checkpoint of a run, on each process's devices.
 
     Args:
       config: the run's. workdir: its directory. image_shape: (height, width, channel).
@@ -36,7 +37,7 @@ def restore(config: ConfigDict, workdir: Path, image_shape: tuple[int, int, int]
     Raises:
       UserError: there is no sound checkpoint, or it does not fit the config.
     """
-    mesh = make_mesh(jax.device_count(), 1)
+    mesh = make_mesh(jax.local_device_count(), 1, devices=jax.local_devices())
     models = system.make_models(config, image_shape)
     shapes = jax.eval_shape(models.init, jax.random.key(0))
     whole = NamedSharding(mesh, P())

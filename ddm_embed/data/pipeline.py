@@ -103,7 +103,15 @@ def _streamed(images: Images, order: Order, mesh: Mesh, start: int, threads: int
 
         def send(step: int) -> Batch:
             positions = order.positions(step)
-            return {"image": jax.make_array_from_callback(shape, split, lambda rows: read(positions[rows[0]]))}
+            kept = {}  # devices that differ in the tensor axis alone hold the same rows
+
+            def share(index: tuple[slice, ...]) -> np.ndarray:
+                rows = index[0].indices(len(positions))
+                if rows not in kept:
+                    kept[rows] = read(positions[slice(*rows)])
+                return kept[rows]
+
+            return {"image": jax.make_array_from_callback(shape, split, share)}
 
         waiting = deque(sender.submit(send, step) for step in range(start, start + AHEAD))
         try:

@@ -16,6 +16,7 @@ from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
 from ddm_embed.errors import UserError
+from ddm_embed.files import write_whole
 
 HOLD_OUT_SEED = 0  # of the test split drawn from a dataset without one: part of the dataset, not of a run
 
@@ -91,7 +92,7 @@ def check_same(source: Source, file: Path) -> None:
         "image_shape": list(source.image_shape),
     }
     if not file.exists():
-        file.write_text(json.dumps(sizes) + "\n")
+        write_whole(file, json.dumps(sizes) + "\n")
         return
     before = json.loads(file.read_text())
     if before != sizes:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
@@ -14,6 +15,7 @@ from ddm_embed.diffusion import prediction as prediction_lib
 from ddm_embed.diffusion.objective import Networks
 from ddm_embed.diffusion.process import Process
 from ddm_embed.models.build import Models
+from ddm_embed.parallel import distributed
 from ddm_embed.parallel.mesh import BATCH_AXES
 
 Features = dict[str, Float[Array, "number dim"]]
@@ -27,7 +29,7 @@ def make_extract(
     Names are `z`, `encoder_1` ... `encoder_L`, `denoiser_1` ... `denoiser_L`, counted from the input; what is not named
     is not computed. The noise of an image depends on the seed, `draw` and its position, not on the batch size or the
     number of devices; it is the same at every t. The encoder sees what it saw in training; for `view`, the noised image
-    itself.
+    itself. Several processes take the batches in turns, each on its own devices, and all return all features.
 
     Args:
       networks: the run's networks.
@@ -58,13 +60,16 @@ def make_extract(
     compiled = jax.jit(extract, in_shardings=(whole, split, split, whole, whole), out_shardings=split, static_argnums=5)
 
     def extract_all(params, images, t, draw, names) -> Features:
-        parts = []
-        for start in range(0, len(images), batch_size):
+        parts, processes = [], jax.process_count()
+        rounds = -(-len(images) // (batch_size * processes))
+        for start in batch_size * (processes * np.arange(rounds) + jax.process_index()):
             chunk = images[start : start + batch_size]
             position = np.arange(start, start + batch_size, dtype=np.int32)
             full = np.pad(chunk, ((0, batch_size - len(chunk)), (0, 0), (0, 0), (0, 0)))
             parts.append(compiled(params, full, position, np.float32(t), np.int32(draw), tuple(names)))
-        columns = (jnp.concatenate(column)[: len(images)] for column in zip(*parts, strict=True))
+            distributed.progress()
+        columns = (distributed.in_turns(jnp.stack(column)) for column in zip(*parts, strict=True))
+        columns = (rearrange(column, "round batch dim -> (round batch) dim")[: len(images)] for column in columns)
         return dict(zip(names, columns, strict=True))
 
     return extract_all

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ddm_embed.figure import save
+from ddm_embed.files import write_whole
+
 
 def publish(results: dict[str, Any], folder: Path) -> None:
     """Prints the table, writes the results, and prints, last, the line that sums them up."""
@@ -16,11 +19,8 @@ def publish(results: dict[str, Any], folder: Path) -> None:
 
 def write(results: dict[str, Any], folder: Path) -> None:
     """Writes results.json and profile.png into the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
     draw_profile(results, folder / "profile.png")
-    temporary = folder / "results.json.tmp"
-    temporary.write_text(json.dumps(results, indent=1) + "\n")
-    temporary.replace(folder / "results.json")
+    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
 
 
 def table(results: dict[str, Any]) -> str:
@@ -85,7 +85,7 @@ def draw_profile(results: dict[str, Any], path: Path) -> None:
         f"{results['dataset']}, step {results['checkpoint_step']}: test accuracy "
         f"{results['test_accuracy']:.4f}, from pixels {results['baselines']['pixels']:.4f} (ridge)"
     )
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def _styles(features: list[str]) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from ddm_embed.errors import UserError
+from ddm_embed.files import is_store
+from ddm_embed.parallel import distributed
 from ddm_embed.train.state import TrainState
 
 logger = logging.getLogger("ddm_embed")
@@ -50,7 +52,7 @@ class Checkpoints:
         Raises:
           UserError: all checkpoints are damaged, or the newest sound one does not fit the model.
         """
-        step = self._newest_sound()
+        step = distributed.from_lead(self._newest_sound)
         if step is None:
             return None
         wanted = {"train": _train_item(abstract), "ema": abstract.ema_params}
@@ -146,18 +148,26 @@ def restore_ema(workdir: Path, abstract: Any) -> tuple[int, Any]:
       UserError: there is no sound checkpoint, or it does not fit the model.
     """
     directory = workdir.absolute() / "checkpoints"
-    for step in reversed(checkpoint_steps(workdir)):
-        problem = damage(directory / str(step))
-        if problem is None:
-            _check_shapes(directory / str(step) / "ema", abstract)
-            with ocp.StandardCheckpointer() as checkpointer:
-                return step, checkpointer.restore(directory / str(step) / "ema", abstract)
-        logger.warning("checkpoint %d is damaged (%s); taking the one before", step, problem)
-    raise UserError(f"{directory} holds no sound checkpoint; train first")
+
+    def newest() -> int:
+        for step in reversed(checkpoint_steps(workdir)):
+            problem = damage(directory / str(step))
+            if problem is None:
+                return step
+            logger.warning("checkpoint %d is damaged (%s); taking the one before", step, problem)
+        raise UserError(f"{directory} holds no sound checkpoint; train first")
+
+    step = distributed.from_lead(newest)
+    _check_shapes(directory / str(step) / "ema", abstract)
+    with ocp.StandardCheckpointer() as checkpointer:
+        return step, checkpointer.restore(directory / str(step) / "ema", abstract)
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, or None; compares each with the digest taken when it was written."""
+    """What is wrong with a checkpoint's files, or None; compares each with the digest taken when it was written.
+
+    A store such as gs:// checks what it keeps, and reading all of it takes long: there sizes are compared.
+    """
     documents = {}
     for name in (DIGEST, REWRITTEN):
         try:
@@ -206,6 +216,8 @@ def checkpoint_steps(workdir: Path) -> list[int]:
 
 def _digest(folder: Path) -> dict[str, str]:
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name not in (DIGEST, REWRITTEN))
+    if is_store(folder):
+        return {str(file.relative_to(folder)): f"{file.stat().length} bytes" for file in files}
     digest = {}
     for file in files:
         with file.open("rb") as content:

@@ -27,6 +27,7 @@ from ddm_embed import system
 from ddm_embed.data import pipeline, source
 from ddm_embed.data.pipeline import Batch
 from ddm_embed.models.build import Models
+from ddm_embed.parallel import distributed
 from ddm_embed.parallel.mesh import BATCH_AXES, make_mesh
 from ddm_embed.train import picture
 from ddm_embed.train.checkpoint import Checkpoints
@@ -35,7 +36,7 @@ from ddm_embed.train.optimizer import make_optimizer, make_schedule
 from ddm_embed.train.progress import Progress, check_finite
 from ddm_embed.train.state import TrainState, abstract_state, create, make_init, shardings_of
 from ddm_embed.train.step import make_train_step
-from ddm_embed.train.workdir import locked, prepare_workdir
+from ddm_embed.train.workdir import check_config, check_shared, locked, prepare_workdir
 from ddm_embed.validate import mesh_shape, validate, validate_against
 
 logger = logging.getLogger("ddm_embed")
@@ -58,12 +59,17 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
     Raises:
       UserError: the config, the data, the directory or its checkpoints are at fault, or the loss is not finite.
     """
-    validate(config)
-    data = source.open_source(config)
-    validate_against(config, data.image_shape, jax.device_count(), jax.default_backend())
+    with distributed.together():
+        validate(config)
+        data = source.open_source(config)
+        validate_against(config, data.image_shape, jax.device_count(), jax.default_backend())
     with locked(workdir):
-        prepare_workdir(workdir, config)
-        source.check_same(data, workdir / "data.json")
+        distributed.from_lead(lambda: prepare_workdir(workdir, config))
+        distributed.from_lead(lambda: source.check_same(data, workdir / "data.json"))
+        with distributed.together():  # each process against what the first one has
+            check_shared(workdir)
+            check_config(workdir, config)
+            source.check_same(data, workdir / "data.json")
         return train_in(config, workdir, data)
 
 
@@ -83,7 +89,7 @@ def train_in(config: ConfigDict, workdir: Path, data: source.Source) -> Outcome:
     with closing(Checkpoints(workdir, config.train.keep_checkpoints)) as checkpoints:
         state = checkpoints.restore(abstract)
         if state is None:
-            list_parameters(abstract.params, workdir / "parameters.txt")
+            distributed.from_lead(lambda: list_parameters(abstract.params, workdir / "parameters.txt"))
             state = create(init, abstract)
         start = int(state.step)
         if start >= config.train.steps:
@@ -93,7 +99,8 @@ def train_in(config: ConfigDict, workdir: Path, data: source.Source) -> Outcome:
 
         train_step = compile_step(config, models, optimizer, mesh, abstract)
         with closing(open_batches(config, data.train.images, mesh, start)) as batches:
-            first = next(batches)  # reads the data and fails here if it cannot
+            with distributed.together():
+                first = next(batches)  # reads the data and fails here if it cannot
             with closing(open_progress(config, workdir, start, models, data.train.images, mesh)) as progress:
                 return run(config, train_step, state, itertools.chain([first], batches), checkpoints, progress)
 
@@ -117,7 +124,8 @@ def run(
     start, config_json = int(state.step), config_lib.to_json(config)
     merge = jax.jit(StepMetrics.merge)
     total, in_flight = None, deque()
-    bar = tqdm(total=c.steps, initial=start, disable=None, unit="step", desc=config.name, dynamic_ncols=True)
+    quiet = None if distributed.is_lead() else True  # None: shown on a terminal
+    bar = tqdm(total=c.steps, initial=start, disable=quiet, unit="step", desc=config.name, dynamic_ncols=True)
     with bar, logging_redirect_tqdm([logger]), stop_on_signal() as stop:
         for done in range(start + 1, c.steps + 1):
             with jax.transfer_guard("disallow"):  # a step moves nothing between host and devices unasked
@@ -127,8 +135,9 @@ def run(
             if len(in_flight) > IN_FLIGHT:
                 in_flight.popleft().block_until_ready()
             bar.update()
+            distributed.progress()
 
-            stopping = stop.is_set()
+            stopping = distributed.stop_asked(done) or stop.is_set()
             ending = stopping or done == c.steps
             log_due, save_due = ending or done % c.log_every == 0, ending or done % c.checkpoint_every == 0
             if log_due or save_due:
@@ -162,7 +171,8 @@ def compile_step(config: ConfigDict, models: Models, optimizer, mesh: Mesh, abst
 def open_batches(config: ConfigDict, images: source.Images, mesh: Mesh, start: int) -> Iterator[Batch]:
     """The run's batches from step `start` on."""
     order = pipeline.Order(images.shape[0], config.train.batch_size, config.train.seed)
-    resident = pipeline.fits(images, config.data.resident_gib, mesh)
+    alone = jax.process_count() == 1  # one of several reads its own share and no more
+    resident = alone and pipeline.fits(images, config.data.resident_gib, mesh)
     logger.info("training images are %s", "kept on the devices" if resident else "streamed")
     return pipeline.batches(images, order, mesh, start, resident, config.data.threads)
 
@@ -179,16 +189,27 @@ def open_progress(
         start,
         schedule=make_schedule(config),
         flops_per_image=train_flops(models.forward_flops(), encoder_calls),
-        denoise=picture.make_denoise(system.make_objective(config), system.make_networks(models, config)),
+        denoise=picture.make_denoise(system.make_objective(config), system.make_networks(models, config), mesh),
         images=jax.device_put(shown, NamedSharding(mesh, P())),
     )
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets; a second one acts as it would have without us."""
+    """An event that the first SIGTERM or SIGINT sets; a second one acts as it would have without us.
+
+    Several processes agree on a step to stop after (`distributed.stop_asked`): there JAX handles SIGTERM.
+    """
     stop = threading.Event()
     previous = {}
+    if jax.process_count() > 1:
+        interrupt = signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
+        try:
+            yield stop
+        finally:
+            signal.signal(signal.SIGINT, interrupt)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        return
 
     def handle(number, _frame) -> None:
         stop.set()

@@ -5,6 +5,7 @@ The step returns sums and counts; they are added up on the device and read by th
 
 import json
 import re
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from ddm_embed.diffusion.objective import Terms
+from ddm_embed.files import is_store, write_whole
 
 LEVELS = 5  # equal slices of t for which the loss is logged apart
 NEVER = np.iinfo(np.int32).max
@@ -117,17 +119,21 @@ class StepMetrics:
 
 
 class MetricWriter:
-    """Appends to W/metrics.jsonl and W/tensorboard; a resumed run drops the lines that it is about to write again."""
+    """Appends to W/metrics.jsonl and W/tensorboard; a resumed run drops the lines that it is about to write again.
+
+    An object store takes files whole: there they are kept in a local directory and copied after every line.
+    """
 
     def __init__(self, workdir: Path, start: int):
         from tensorboardX import SummaryWriter  # imports protobuf; only a process that writes needs it
 
-        path = workdir / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        temporary.replace(path)
-        self._file = path.open("a")
+        self._workdir, self._local = workdir, None
+        kept = [line for line in _whole_lines(workdir / "metrics.jsonl") if json.loads(line)["step"] <= start]
+        if is_store(workdir):
+            self._local = tempfile.TemporaryDirectory()
+            workdir = Path(self._local.name)
+        write_whole(workdir / "metrics.jsonl", "".join(kept))
+        self._file = (workdir / "metrics.jsonl").open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -135,10 +141,22 @@ class MetricWriter:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        self._copy()
 
     def close(self) -> None:
         self._file.close()
         self._board.close()
+        self._copy()
+        if self._local is not None:
+            self._local.cleanup()
+
+    def _copy(self) -> None:
+        if self._local is None:
+            return
+        self._board.flush()
+        folder = Path(self._local.name)
+        for file in (file for file in folder.rglob("*") if file.is_file()):
+            write_whole(self._workdir / str(file.relative_to(folder)), file.read_bytes())
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, UInt8
 
 from ddm_embed.data.augment import to_float
@@ -19,11 +21,12 @@ IMAGES = 8
 
 
 def make_denoise(
-    objective: Objective, networks: Networks
+    objective: Objective, networks: Networks, mesh: Mesh
 ) -> Callable[[Any, UInt8[Array, "batch height width channel"]], Float[Array, "column batch height width channel"]]:
-    """A jitted function (params, images) -> the images, then for each of `LEVELS` x_t and the x_0 guessed from it."""
+    """A jitted function (params, images) -> the images, then for each of `LEVELS` x_t and the x_0 guessed from it;
+    whole on every device."""
 
-    @jax.jit
+    @jax.jit(out_shardings=NamedSharding(mesh, P()))
     def denoise(params, image):
         x0 = to_float(image)
         columns = [x0]

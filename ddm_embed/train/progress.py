@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ddm_embed.errors import UserError
+from ddm_embed.parallel import distributed
 from ddm_embed.train import picture
 from ddm_embed.train.checkpoint import Checkpoints
 from ddm_embed.train.metrics import NEVER, MetricWriter, StepMetrics, peak_flops
@@ -25,6 +26,8 @@ class Progress:
       flops_per_image: operations of a training step, an image.
       denoise: from `picture.make_denoise`.
       images: uint8 [batch, height, width, channel], what the pictures show.
+
+    All processes call it, since reading a value or drawing a picture is work of all; the first one alone writes.
     """
 
     def __init__(
@@ -32,8 +35,8 @@ class Progress:
     ):
         self._config, self._workdir, self._schedule = config, workdir, schedule
         self._denoise, self._images = denoise, images
-        self._writer = MetricWriter(workdir, start)
-        peak, origin = peak_flops(jax.devices()[0])
+        self._writer = MetricWriter(workdir, start) if distributed.is_lead() else None
+        peak, origin = peak_flops(jax.local_devices()[0])
         logger.info(
             "%.3g GFLOP an image; peak of a device %.3g TFLOP/s (%s)", flops_per_image / 1e9, peak / 1e12, origin
         )
@@ -51,7 +54,8 @@ class Progress:
             "images_per_second": rate,
             "mfu": rate * self._mfu_per_image,
         }
-        self._writer.write(step, values)
+        if self._writer is not None:
+            self._writer.write(step, values)
         logger.info(
             "step %d/%d  loss %.4f (by t: %s)  grad norm %.3f  %.0f images/s  MFU %.1f %%  ETA %s",
             step,
@@ -70,11 +74,13 @@ class Progress:
         begin = time.perf_counter()
         columns = jax.device_get(self._denoise(ema_params, self._images))
         path = self._workdir / "samples" / f"{step:08d}.png"
-        picture.draw(columns, path, f"{self._config.name}: denoised in one step, after {step} steps of training")
+        if self._writer is not None:
+            picture.draw(columns, path, f"{self._config.name}: denoised in one step, after {step} steps of training")
         self._since += time.perf_counter() - begin
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 def check_finite(total: StepMetrics, checkpoints: Checkpoints) -> None:
