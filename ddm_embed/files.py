@@ -28,6 +28,11 @@ def is_store(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
+def absolute(path: Path) -> Path:
+    """From the root; a store's path begins there."""
+    return path if is_store(path) else path.absolute()
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Whole or not at all, also if the process is killed; makes its folder."""
     data = content.encode() if isinstance(content, str) else content

@@ -16,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from ddm_embed.errors import UserError
-from ddm_embed.files import is_store
+from ddm_embed.files import absolute, is_store
 from ddm_embed.parallel import distributed
 from ddm_embed.train.state import TrainState
 
@@ -35,7 +35,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int):
-        self._workdir = workdir.absolute()  # Orbax takes no relative path
+        self._workdir = absolute(workdir)  # Orbax takes no relative path
         self._directory = self._workdir / "checkpoints"
         self._aside = self._workdir / "corrupt"
         self._keep = keep
@@ -114,9 +114,10 @@ class Checkpoints:
         return self._manager
 
     def _write_digest(self) -> None:
-        """Called by Orbax when the files of a save are written and not yet renamed to their final place."""
-        for folder in self._directory.glob("*.orbax-checkpoint-tmp*"):
-            (folder / DIGEST).write_text(json.dumps(_digest(folder)))
+        """Called by Orbax when the files of a save are written, and not yet renamed or marked as whole."""
+        for folder in self._directory.iterdir():
+            if not ocp.utils.is_checkpoint_finalized(folder):
+                (folder / DIGEST).write_text(json.dumps(_digest(folder)))
 
     def _newest_sound(self) -> int | None:
         steps = checkpoint_steps(self._workdir)
@@ -147,7 +148,7 @@ def restore_ema(workdir: Path, abstract: Any) -> tuple[int, Any]:
     Raises:
       UserError: there is no sound checkpoint, or it does not fit the model.
     """
-    directory = workdir.absolute() / "checkpoints"
+    directory = absolute(workdir) / "checkpoints"
 
     def newest() -> int:
         for step in reversed(checkpoint_steps(workdir)):
@@ -211,7 +212,8 @@ def checkpoint_steps(workdir: Path) -> list[int]:
     directory = workdir / "checkpoints"
     if not directory.exists():
         return []
-    return sorted(int(folder.name) for folder in directory.iterdir() if folder.name.isdigit())
+    folders = (folder for folder in directory.iterdir() if folder.name.isdigit())
+    return sorted(int(folder.name) for folder in folders if ocp.utils.is_checkpoint_finalized(folder))
 
 
 def _digest(folder: Path) -> dict[str, str]:
