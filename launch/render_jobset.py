@@ -54,7 +54,9 @@ def render(options: argparse.Namespace) -> dict:
     """
     for option, value in (("--name", options.name), ("--namespace", options.namespace)):
         if not NAME.fullmatch(value) or len(value) > LONGEST_NAME:
-            raise ValueError(f"{option} {value}: lower-case letters, digits and -, {LONGEST_NAME} at most, are expected")
+            raise ValueError(
+                f"{option} {value}: lower-case letters, digits and -, {LONGEST_NAME} at most, are expected"
+            )
     processes = tpu_nodes(options.topology, options.chips) if options.topology else options.nodes
     if processes < 1:
         raise ValueError(f"--nodes {processes}: at least 1")
