@@ -33,7 +33,9 @@ case "$3 $4" in
     if (($(wc -l <"$FAKE/states") > 1)); then sed -i 1d "$FAKE/states"; fi ;;
   *' create') cat "$FAKE/after_create" >"$FAKE/states" ;;
   *' delete') rm "$FAKE/states"; rm -rf "${FAKE:?}"/worker*/* "${FAKE:?}"/worker*/.ddm_embed ;;
-  'tpu-vm scp') for home in "$FAKE"/worker*; do cp "$5" "$home/${6#*:}"; done ;;
+  'tpu-vm scp')
+    if [[ -e $FAKE/scp_fails ]]; then rm "$FAKE/scp_fails"; exit 1; fi
+    for home in "$FAKE"/worker*; do cp "$5" "$home/${6#*:}"; done ;;
   'tpu-vm ssh')
     code=0 chosen=$(value --worker "$@")
     for home in "$FAKE"/worker*; do

@@ -112,7 +112,7 @@ def test_setup_copies_the_checkout_to_every_worker_and_installs_it(cloud):
 
 def test_setup_from_a_git_url_quotes_it(cloud):
     done = cloud.run("tpu", "setup", *PLACE, "--git", "https://host/a b.git", "--ref", "x'y")
-    assert ["git", "clone", "--", "https://host/a b.git", "ddm_embed"] in cloud.calls("git")
+    assert ["git", "clone", "--quiet", "--", "https://host/a b.git", "ddm_embed"] in cloud.calls("git")
     assert ["git", "-C", "ddm_embed", "fetch", "--quiet", "https://host/a b.git", "x'y"] in cloud.calls("git")
     assert done.returncode != 0  # the stand-in of git brought nothing
 
@@ -228,6 +228,15 @@ def test_watch_gives_up_after_so_many_recreations(cloud):
     done = cloud.run("tpu", "watch", *WATCH, "--recreations", "2", program=["true"])
     assert done.returncode == 1 and "FAILED, and re-created 2 times already" in done.stderr
     assert [call[4] for call in cloud.calls()].count("create") == 3
+
+
+def test_watch_tries_again_where_a_machine_does_not_answer_yet(cloud):
+    cloud.write("states", "ACTIVE")
+    cloud.write("scp_fails")
+    done = cloud.run("tpu", "watch", *WATCH, program=["true"])
+    assert done.returncode == 0, done.stderr
+    verbs = [call[4] for call in cloud.calls("gcloud")]
+    assert verbs.count("scp") == 2 and len(cloud.calls("uv")) == 4  # two calls a worker, once
 
 
 def test_watch_ends_when_one_worker_fails_and_stops_the_others(cloud):
