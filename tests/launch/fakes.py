@@ -32,7 +32,9 @@ case "$3 $4" in
     head -n 1 "$FAKE/states"
     if (($(wc -l <"$FAKE/states") > 1)); then sed -i 1d "$FAKE/states"; fi ;;
   *' create') cat "$FAKE/after_create" >"$FAKE/states" ;;
-  *' delete') rm "$FAKE/states"; rm -rf "${FAKE:?}"/worker*/* "${FAKE:?}"/worker*/.ddm_embed ;;
+  *' delete')
+    for pid in "${FAKE:?}"/worker*/.ddm_embed/*/pid; do kill -KILL -- "-$(cat "$pid")"; done 2>/dev/null
+    rm "$FAKE/states"; rm -rf "${FAKE:?}"/worker*/* "${FAKE:?}"/worker*/.ddm_embed ;;
   'tpu-vm scp')
     if [[ -e $FAKE/scp_fails ]]; then rm "$FAKE/scp_fails"; exit 1; fi
     for home in "$FAKE"/worker*; do cp "$5" "$home/${6#*:}"; done ;;
