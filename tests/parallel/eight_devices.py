@@ -1,6 +1,6 @@
 """Twenty float32 steps on meshes of eight devices; prints what happened as JSON. Not a test itself.
 
-python eight_devices.py [RUN ...] [features] [samples]
+python eight_devices.py [RUN ...] [created] [features] [samples]
 """
 
 import json
@@ -23,7 +23,7 @@ from ddm_embed.evaluate.features import make_extract
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.train.loop import compile_step, open_batches
 from ddm_embed.train.optimizer import make_optimizer
-from ddm_embed.train.state import abstract_state, create, make_init
+from ddm_embed.train.state import abstract_state, create, make_init, shardings_of
 from ddm_embed.trained import Trained
 
 COLLECTIVE = re.compile(r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
@@ -59,6 +59,17 @@ def curve(shape, changes):
             if leaf.ndim > 1:
                 held, whole = held + leaf.addressable_shards[0].data.size, whole + leaf.size
     return {"losses": losses, "held": held / whole, "collectives": collectives(step.as_text())}
+
+
+def largest_when_created():
+    """The largest array of the program that creates the state on eight devices, over the state's own largest one."""
+    mesh = make_mesh(1, 8, 1)
+    models, optimizer = system.make_models(config, source.image_shape), make_optimizer(config)
+    init = make_init(models, optimizer, config.train.seed)
+    abstract = abstract_state(init, optimizer, mesh)
+    text = jax.jit(init, out_shardings=shardings_of(abstract)).lower().compile().as_text()
+    arrays = [np.prod([int(n) for n in shape.split(",")]) for shape in re.findall(r"[fsu]\d+\[([\d,]+)\]", text)]
+    return float(max(arrays) / max(leaf.size for leaf in jax.tree.leaves(abstract)))
 
 
 def features(devices, config, source):
@@ -99,6 +110,8 @@ report = {}
 for run in sys.argv[1:]:
     if run == "features":
         report[run] = float(np.max(np.abs(features(8, config, source) - features(1, config, source))))
+    elif run == "created":
+        report[run] = largest_when_created()
     elif run == "samples":
         many, one = samples(8, config, source), samples(1, config, source)
         report[run] = {name: float(np.max(np.abs(many[name] - one[name]))) for name in SAMPLERS}

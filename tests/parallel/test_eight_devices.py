@@ -31,7 +31,7 @@ def run_on_eight(*runs):
 
 @pytest.fixture(scope="module")
 def report():
-    return run_on_eight("1x1x1", *FEW, "features", "samples")
+    return run_on_eight("1x1x1", *FEW, "created", "features", "samples")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,10 @@ def test_features_do_not_depend_on_the_number_of_devices(report):
 
 def test_samples_do_not_depend_on_the_number_of_devices(report):
     assert len(report["samples"]) == 6 and max(report["samples"].values()) < 1e-4
+
+
+def test_no_device_holds_a_whole_matrix_when_the_state_is_created(report):
+    assert report["created"] == 1 / 8
 
 
 @pytest.mark.parametrize("run", FEW)
