@@ -4,10 +4,12 @@ The step returns sums and counts; they are added up on the device and read by th
 """
 
 import json
+import math
 import re
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import jax
@@ -22,6 +24,7 @@ from ddm_embed.files import is_store, write_whole
 
 LEVELS = 5  # equal slices of t for which the loss is logged apart
 NEVER = np.iinfo(np.int32).max
+FLUSH_SECONDS = 30.0  # the event file is synced, which may take its time
 
 # Dense bfloat16 operations per second of a chip, from the makers' data sheets; keys begin a JAX device_kind.
 PEAK_FLOPS = {
@@ -125,22 +128,19 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: Path, start: int):
-        from tensorboardX import SummaryWriter  # imports protobuf; only a process that writes needs it
-
         self._workdir, self._local = workdir, None
-        kept = [line for line in _whole_lines(workdir / "metrics.jsonl") if json.loads(line)["step"] <= start]
+        kept = _lines_until(workdir / "metrics.jsonl", start)
         if is_store(workdir):
             self._local = tempfile.TemporaryDirectory()
             workdir = Path(self._local.name)
         write_whole(workdir / "metrics.jsonl", "".join(kept))
         self._file = (workdir / "metrics.jsonl").open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1 if start else None)
+        self._board = Board(workdir / "tensorboard", start)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step} | values) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._board.write(step, values)
         self._copy()
 
     def close(self) -> None:
@@ -159,10 +159,50 @@ class MetricWriter:
             write_whole(self._workdir / str(file.relative_to(folder)), file.read_bytes())
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """The lines of the file, without one that a killed process left unfinished."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.startswith('{"step": ') and line.endswith("}\n")]
+class Board:
+    """An event file for TensorBoard, which is told to drop the steps beyond `start` of a run that was killed.
+
+    tensorboardX's SummaryWriter writes in a thread, and blocks for ever once that has met a full disk.
+    """
+
+    def __init__(self, folder: Path, start: int):
+        from tensorboardX.event_file_writer import EventsWriter  # imports protobuf; only a process that writes needs it
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        if start:
+            self._writer.write_event(
+                Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.START))
+            )
+        self._flushed = -math.inf
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, value in values.items():
+            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """The file's lines up to a step, without what a killed process left unfinished, or a disk unreadable."""
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    kept = []
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError):
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+    return kept
 
 
 def peak_flops(device: jax.Device, clock: Callable[[], float] = time.perf_counter) -> tuple[float, str]:
