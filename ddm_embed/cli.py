@@ -46,11 +46,13 @@ def launch(
             _join_processes()
         code = body(config)
     except (UserError, flags.Error, OSError) as error:  # an OSError says which file, and why: disk full, no permission
+        _exit_if_lost(error)
         print(f"{_who()}error: {error}", file=sys.stderr)
         code = 1
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             _exit_if_lost(error)
+            _exit_if_others_wait()
             raise
         reason = str(error).splitlines()[0]
         print(
@@ -59,6 +61,9 @@ def launch(
             file=sys.stderr,
         )
         code = 1
+    except Exception:
+        _exit_if_others_wait()
+        raise
     _exit(code)
 
 
@@ -97,6 +102,13 @@ def _exit_if_lost(error: Exception) -> None:
         traceback.print_exc()
         print(f"{_who()}another process was lost; run the same command again to go on", file=sys.stderr)
         _exit(STOPPED, wait=False)
+
+
+def _exit_if_others_wait() -> None:
+    """Ends one of several processes upon an error: at its exit JAX waits for the others, who wait for its work."""
+    if jax.distributed.is_initialized():
+        traceback.print_exc()
+        _exit(1)
 
 
 def _exit(code: int, wait: bool = True) -> None:

@@ -20,6 +20,7 @@ from ddm_embed.evaluate import heads
 from ddm_embed.evaluate.baselines import pixel_features
 from ddm_embed.evaluate.features import Features, feature_names, make_extract
 from ddm_embed.evaluate.splits import Fold, check_labelled, sample, sample_positions, split_fold
+from ddm_embed.parallel import distributed
 from ddm_embed.trained import restore
 from ddm_embed.validate import validate
 
@@ -65,11 +66,11 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> dict[str, An
     check_same(source, workdir / "data.json")
     test = check_labelled(source)
     train = sample(source.train, config.training_images, config.seed)
-    images = read_all(train.images, run.data.threads)
+    with distributed.unhurried():
+        images, test_images = (read_all(split.images, run.data.threads) for split in (train, test))
     class_ids, labels = np.unique(train.read_labels(), return_inverse=True)
     choosing = sample_positions(len(images), config.selection_images, config.seed)
     fold = split_fold(labels[choosing], len(class_ids), config.validation_fraction, config.seed)
-    test_images = read_all(test.images, run.data.threads)
     reader = open_reader(run, config, workdir, source)
     logger.info(
         "probing step %d: %d images to fit, %d to choose by, then %d to fit and %d to test",
@@ -165,6 +166,7 @@ def score_features(features: Features, t: float | None, fold: Fold, config: Conf
             x[fold.fit], fit_labels, x[fold.validation], fold.classes, config.neighbours, config.temperature
         )
         entries.append(Entry(name, t, "knn", None, float(heads.accuracy(voted, held_labels))))
+        distributed.progress()
     return entries
 
 
@@ -193,6 +195,7 @@ def predict_draws(
     for draw in range(1, 2 if noiseless else config.noise_draws + 1):  # draw 0 is the training images' own
         test = reader.read(test_images, entry.t, draw, [entry.feature])[entry.feature]
         draws.append(predict(entry, train, labels, test, classes, config))
+        distributed.progress()
     return draws * config.noise_draws if noiseless else draws
 
 

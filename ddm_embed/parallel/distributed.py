@@ -26,6 +26,11 @@ from ddm_embed.parallel.cluster import Start
 logger = logging.getLogger("ddm_embed")
 
 MESSAGE = 4096  # bytes of what a process tells the others at once
+UNHURRIED = 3600.0  # seconds
+STUCK = (
+    "no progress for %.0f s: ending this process, whose threads are where this says. If it was slow and not stuck, "
+    "raise --watchdog_seconds"
+)
 LOST = re.compile("UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|[Cc]onnection (closed|reset)|[Gg]loo|[Hh]eartbeat")
 
 
@@ -120,8 +125,9 @@ def stop_asked(step: int) -> bool:
 
 
 def lost_another(error: Exception) -> bool:
-    """Whether an error of JAX means that another process has gone."""
-    return jax.process_count() > 1 and LOST.search(str(error)) is not None
+    """Whether an error of JAX, or one that Orbax made of it, means that another process has gone."""
+    chain = [e for e in (error, error.__cause__) if isinstance(e, jax.errors.JaxRuntimeError)]
+    return jax.process_count() > 1 and any(LOST.search(str(e)) for e in chain)
 
 
 class Watchdog:
@@ -134,11 +140,12 @@ class Watchdog:
 
     def __init__(self, seconds: float, end: Callable[[], None]):
         self._seconds, self._end = seconds, end
-        self._last, self._closed = time.monotonic(), threading.Event()
+        self._allowed, self._last, self._closed = seconds, time.monotonic(), threading.Event()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
-    def beat(self) -> None:
-        self._last = time.monotonic()
+    def beat(self, allow: float = 0) -> None:
+        """Work goes on; the next beat comes within `seconds`, or `allow` where that is longer."""
+        self._last, self._allowed = time.monotonic(), max(self._seconds, allow)
 
     def close(self) -> None:
         self._closed.set()
@@ -146,8 +153,8 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._closed.wait(min(1.0, self._seconds / 4)):
             quiet = time.monotonic() - self._last
-            if quiet > self._seconds:
-                logger.error("no progress for %.0f s: ending this process, whose threads are where this says", quiet)
+            if quiet > self._allowed:
+                logger.error(STUCK, quiet)
                 faulthandler.dump_traceback(all_threads=True)
                 self._end()
                 return
@@ -162,7 +169,19 @@ def watch(seconds: float, code: int) -> None:
     _watchdog = Watchdog(seconds, end=lambda: os._exit(code))
 
 
-def progress() -> None:
-    """Tells the watchdog, where there is one, that work goes on."""
+def progress(allow: float = 0) -> None:
+    """Tells the watchdog, where there is one, that work goes on; and of what comes next, that it may take longer."""
     if _watchdog is not None:
-        _watchdog.beat()
+        _watchdog.beat(allow)
+
+
+@contextmanager
+def unhurried() -> Iterator[None]:
+    """Work in which no process waits for another, and at whose end all do, such as compiling: it may take an hour.
+
+    A process that is lost meanwhile is missed all the same, by its heartbeat.
+    """
+    progress(UNHURRIED)
+    with together():
+        yield
+    progress()

@@ -23,6 +23,7 @@ from ddm_embed.train.state import TrainState
 logger = logging.getLogger("ddm_embed")
 
 DIGEST = "digest.json"
+SAVE_SECONDS = 24 * 3600  # slow storage is no failure; one of several processes has its watchdog
 REWRITTEN = "_CHECKPOINT_METADATA"  # Orbax stamps the time of the commit into it after the digest is taken
 
 
@@ -108,7 +109,9 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep,
                 cleanup_tmp_directories=True,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digest),
+                async_options=ocp.AsyncOptions(
+                    timeout_secs=SAVE_SECONDS, post_finalization_callback=self._write_digest
+                ),
             )
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         return self._manager
@@ -192,10 +195,13 @@ def damage(folder: Path) -> str | None:
 
 @contextmanager
 def _failed_save(directory: Path) -> Iterator[None]:
-    """Orbax passes on what the file system said as an OSError, or as TensorStore's ValueError."""
+    """Orbax passes on what the file system said as an OSError, or as TensorStore's ValueError; and the loss of another
+    process, for which it waits in a save, as a TimeoutError."""
     try:
         yield
     except (OSError, ValueError) as error:
+        if distributed.lost_another(error):
+            raise
         reason = str(error).splitlines()[0]
         raise UserError(
             f"a checkpoint could not be written to {directory} ({reason}); training stopped. "

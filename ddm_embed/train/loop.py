@@ -87,10 +87,12 @@ def train_in(config: ConfigDict, workdir: Path, data: source.Source) -> Outcome:
     abstract = abstract_state(init, optimizer, mesh)
 
     with closing(Checkpoints(workdir, config.train.keep_checkpoints)) as checkpoints:
+        distributed.progress()
         state = checkpoints.restore(abstract)
         if state is None:
             distributed.from_lead(lambda: list_parameters(abstract.params, workdir / "parameters.txt"))
             state = create(init, abstract)
+        distributed.progress()
         start = int(state.step)
         if start >= config.train.steps:
             return Outcome(start, finished=True, nothing_to_do=True)
@@ -101,6 +103,7 @@ def train_in(config: ConfigDict, workdir: Path, data: source.Source) -> Outcome:
         with closing(open_batches(config, data.train.images, mesh, start)) as batches:
             with distributed.together():
                 first = next(batches)  # reads the data and fails here if it cannot
+            distributed.progress()
             with closing(open_progress(config, workdir, start, models, data.train.images, mesh)) as progress:
                 return run(config, train_step, state, itertools.chain([first], batches), checkpoints, progress)
 
@@ -163,7 +166,8 @@ def compile_step(config: ConfigDict, models: Models, optimizer, mesh: Mesh, abst
     shape = (config.train.batch_size, *models.image_shape)
     image = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=NamedSharding(mesh, P(BATCH_AXES)))
     begin = time.perf_counter()
-    compiled = step.lower(abstract, {"image": image}).compile()
+    with distributed.unhurried():
+        compiled = step.lower(abstract, {"image": image}).compile()
     logger.info("compiled the training step in %.0f s", time.perf_counter() - begin)
     return compiled
 

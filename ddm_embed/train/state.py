@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from ddm_embed.models.build import Models
+from ddm_embed.parallel import distributed
 from ddm_embed.parallel.partition import partition
 
 
@@ -60,4 +61,6 @@ def shardings_of(abstract: TrainState) -> TrainState:
 
 def create(init: Callable[[], TrainState], abstract: TrainState) -> TrainState:
     """The state before the first step, made where it lies: no device ever holds all of it."""
-    return jax.jit(init, out_shardings=shardings_of(abstract))()
+    with distributed.unhurried():
+        compiled = jax.jit(init, out_shardings=shardings_of(abstract)).lower().compile()
+    return compiled()
