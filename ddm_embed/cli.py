@@ -155,14 +155,27 @@ def _check_config_file(argv: list[str]) -> None:
 
 
 def _set_up_logging() -> None:
-    # What libraries warn of through absl is nothing a user of these programs can mend.
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    # What libraries say through absl is nothing a user of these programs can mend, or is raised as well.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    _quieten_failed_saves()
     logger = logging.getLogger("ddm_embed")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def _quieten_failed_saves() -> None:
+    """A save that fails is one error, raised in the main thread; asyncio and TensorStore's threads print hundreds."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def show_others(unraisable) -> None:
+        if not (isinstance(unraisable.exc_value, RuntimeError) and "Event loop is closed" in str(unraisable.exc_value)):
+            show(unraisable)
+
+    sys.unraisablehook = show_others
 
 
 def _set_up_compilation_cache() -> None:
