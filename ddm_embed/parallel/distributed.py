@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,10 @@ from ddm_embed.parallel.cluster import Start
 logger = logging.getLogger("ddm_embed")
 
 MESSAGE = 4096  # bytes of what a process tells the others at once
+NOT_JOINED = (
+    "could not join the other processes ({}); see that all are started, that process 0 can be reached, or give "
+    "--cluster none for a single process"
+)
 UNHURRIED = 3600.0  # seconds
 STUCK = (
     "no progress for %.0f s: ending this process, whose threads are where this says. If it was slow and not stuck, "
@@ -46,21 +51,29 @@ def start(how: Start | None, num_processes: int | None, timeout: int, heartbeat:
       UserError: they were not found or did not come, or they are not as many as expected.
     """
     if how is not None:
+        # JAX, whose time is up later, would abort the process without saying what is missing.
+        late = threading.Timer(timeout, _give_up, [f"{how.how}: they were not all there after {timeout} s"])
+        late.daemon = True
+        late.start()
         try:
             jax.distributed.initialize(
-                **how.arguments, initialization_timeout=timeout, heartbeat_timeout_seconds=heartbeat
+                **how.arguments, initialization_timeout=timeout + 30, heartbeat_timeout_seconds=heartbeat
             )
         except (RuntimeError, ValueError, OSError) as error:  # JAX's own errors are RuntimeErrors
             alone = isinstance(error, ValueError) and "coordinator_address" in str(error)
             if not (alone and how.may_be_alone):
-                reason = str(error).splitlines()[0]
-                raise UserError(
-                    f"could not join the other processes ({how.how}: {reason}); see that all are started, that process "
-                    "0 can be reached, or give --cluster none for a single process"
-                ) from error
+                raise UserError(NOT_JOINED.format(f"{how.how}: {str(error).splitlines()[0]}")) from error
+        finally:
+            late.cancel()
     found = jax.process_count()
     if num_processes is not None and found != num_processes:
         raise UserError(f"--num_processes {num_processes} were expected and {found} came")
+
+
+def _give_up(reason: str) -> None:
+    """Ends the process as a UserError would, from a thread while the main one waits."""
+    print(f"error: {NOT_JOINED.format(reason)}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def is_lead() -> bool:
