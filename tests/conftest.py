@@ -10,6 +10,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
+import jax
+import numpy as np
 import pytest
 
 from ddm_embed import config as config_lib
@@ -57,6 +59,17 @@ def run_module(module, *arguments, timeout=240, **environment):
         cwd=ROOT,
         env=os.environ | environment,
     )
+
+
+def saved_arrays(workdir, step):
+    """Every array of a checkpoint, read without this package's own code."""
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        trees = [
+            checkpointer.restore(workdir.absolute() / "checkpoints" / str(step) / item) for item in ("train", "ema")
+        ]
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(trees)}
 
 
 @pytest.fixture(scope="session")
