@@ -1,4 +1,4 @@
-"""Package metadata; `pip install -e .` installs what a CPU needs, the extras what an accelerator or the tests need."""
+"""Package metadata; `pip install -e .` installs what a CPU needs, the extras what else there is a use for."""
 
 import re
 from pathlib import Path
@@ -37,6 +37,7 @@ setup(
     ],
     extras_require={
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
+        "gcs": ["gcsfs>=2026.9,<2027"],
         "test": [
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",

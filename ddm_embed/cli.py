@@ -15,6 +15,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from ddm_embed import config as config_lib
+from ddm_embed import files
 from ddm_embed.errors import UserError
 from ddm_embed.parallel import cluster, distributed
 
@@ -45,7 +46,8 @@ def launch(
         if processes:
             _join_processes()
         code = body(config)
-    except (UserError, flags.Error, OSError) as error:  # an OSError says which file, and why: disk full, no permission
+    # An OSError says which file, and why: disk full, no permission.
+    except (UserError, flags.Error, OSError, *files.store_errors()) as error:
         _exit_if_lost(error)
         print(f"{_who()}error: {error}", file=sys.stderr)
         code = 1

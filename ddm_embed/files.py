@@ -1,31 +1,63 @@
-"""Files of run directories, on a disk or in an object store such as gs://."""
+"""Files of run directories, on a disk or in Google Cloud Storage."""
 
+import logging
+import os
+import re
+import sys
 from pathlib import Path
 
 from ddm_embed.errors import UserError
 
+PATIENCE = 60.0  # seconds that a store may take to answer at all; gcsfs itself gives up after about 35
+
 
 def place(text: str) -> Path:
-    """The path that a flag names; one of an object store has the same methods, by way of etils.
+    """The path that a flag names; one of a store, gs://BUCKET/PATH, has the same methods, by way of etils.
 
     Raises:
-      UserError: the library that reaches the store is missing.
+      UserError: no such store is known, the library that reaches it is missing, or the bucket cannot be read.
     """
     if "://" not in text:
         return Path(text)
-    from etils import epath  # slow to import, and only a store needs it
-
-    path = epath.Path(text)
+    if not re.fullmatch("gs://[^/]+/+[^/].*", text):
+        raise UserError(f"{text}: not a place for a run; give gs://BUCKET/PATH, or a path of this machine's files")
+    os.environ.setdefault("EPATH_USE_TF", "false")  # else etils loads TensorFlow wherever that is installed
     try:
-        path.exists()
+        import gcsfs  # slow to import, as is etils, and only a store needs them
+        from fsspec.config import conf
     except ImportError as error:
-        raise UserError(f"{text}: {error}; pip install -e '.[gcs]'") from error
-    return path
+        raise UserError(f"{text} needs gcsfs ({error}); pip install -e '.[gcs]'") from error
+    from etils import epath
+
+    # Listings are kept for ever by default, and TensorStore and other processes write what they would not show. The
+    # rest is what etils asks for: alike, they share one connection.
+    conf.setdefault("gcs", {}).update(use_listings_cache=False, finalize_on_close=True)
+    # What it logs with a traceback it raises too.
+    logging.getLogger("gcsfs").addFilter(lambda record: record.exc_info is None)
+    bucket = text.split("/")[2]
+    try:
+        gcsfs.GCSFileSystem().ls(bucket, max_results=1, timeout=PATIENCE)
+    except FileNotFoundError as error:
+        raise UserError(f"{text}: there is no bucket {bucket}; create it, or name another") from error
+    except (OSError, ValueError, *store_errors()) as error:
+        raise UserError(f"{text}: {_refusal(error)}") from error
+    return epath.Path(text)
 
 
 def is_store(path: Path) -> bool:
-    """Whether a path is an object store's, where files are written whole, and nothing is appended to or locked."""
+    """Whether a path is a store's, where files are written whole, and nothing is appended to or locked."""
     return not isinstance(path, Path)
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What reaching a store may raise that is no OSError; nothing in a program that uses none."""
+    if "gcsfs" not in sys.modules:
+        return ()
+    from aiohttp import ClientError
+    from gcsfs.retry import HttpError
+    from google.auth.exceptions import GoogleAuthError
+
+    return ClientError, HttpError, GoogleAuthError
 
 
 def absolute(path: Path) -> Path:
@@ -34,12 +66,52 @@ def absolute(path: Path) -> Path:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Whole or not at all, also if the process is killed; makes its folder."""
+    """Whole or not at all, also if the process is killed; makes its folder.
+
+    Raises:
+      UserError: a store refuses it. OSError: a disk does.
+    """
     data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
     if is_store(path):
-        path.write_bytes(data)
+        try:
+            path.write_bytes(data)
+        except (OSError, *store_errors()) as error:
+            raise UserError(f"{path} could not be written: {_refusal(error)}") from error
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file of a store below a folder, under its name from there; from one listing."""
+    from fsspec.core import url_to_fs
+
+    store, root = url_to_fs(str(folder))
+    return {name.removeprefix(root + "/"): found["size"] for name, found in store.find(root, detail=True).items()}
+
+
+def move(folder: Path, target: Path) -> None:
+    """Moves a folder and all that is in it, to where nothing is; a store moves file by file."""
+    if not is_store(folder):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(target)
+        return
+    from fsspec.core import url_to_fs
+
+    store, root = url_to_fs(str(folder))
+    for name in sizes(folder):
+        store.mv(f"{root}/{name}", f"{target}/{name}")
+
+
+def _refusal(error: Exception) -> str:
+    """In one line what the store, or the way to it, had to say, and what to see to."""
+    if isinstance(error, TimeoutError):
+        reason = f"no answer in {PATIENCE:.0f} s"
+    else:
+        reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
+    return (
+        f"Google Cloud Storage failed or refused ({reason}); see that this machine reaches it and that its account may "
+        "read and write the bucket's objects (gcloud auth application-default login; roles/storage.objectUser)"
+    )

@@ -23,7 +23,8 @@ logger = logging.getLogger("ddm_embed")
 
 
 def main(config: ConfigDict) -> int:
-    workdir = files.place(cli.WORKDIR.value or f"runs/{config.name}")
+    with distributed.together():
+        workdir = files.place(cli.WORKDIR.value or f"runs/{config.name}")
     outcome = train(config, workdir)
     if not outcome.finished:
         logger.info("saved at step %d of %d; run the same command again to go on", outcome.step, config.train.steps)

@@ -19,9 +19,9 @@ def main(config: ConfigDict) -> int:
     if not cli.WORKDIR.value:
         raise UserError("--workdir is missing; give the directory of a run, such as --workdir runs/digits")
     validate_probe(config)
-    workdir = files.place(cli.WORKDIR.value)
-    folder = workdir / "probe" / config.name
     with distributed.together():
+        workdir = files.place(cli.WORKDIR.value)
+        folder = workdir / "probe" / config.name
         run = config_lib.read(workdir)
         folder.mkdir(parents=True, exist_ok=True)  # fails now if it cannot be written, not after the work
     results = protocol.evaluate(run, config, workdir)

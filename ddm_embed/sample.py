@@ -54,7 +54,7 @@ def main(config: ConfigDict) -> int:
     source = open_source(run)
     check_same(source, workdir / "data.json")
     trained = restore(run, workdir, source.image_shape)
-    beside = tuple(restore_beside(Path(place), run, source) for place in filter(None, config.beside.split(",")))
+    beside = tuple(restore_beside(files.place(place), run, source) for place in filter(None, config.beside.split(",")))
     shown = choose(source, run, config)._replace(beside=beside)
     for name in [PICTURE.value] if PICTURE.value != "all" else [name for name in PICTURES if not refused[name]]:
         path = folder / f"{name}.png"

@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Shaped
 
 from ddm_embed.errors import UserError
+from ddm_embed.files import store_errors
 from ddm_embed.parallel.cluster import Start
 
 logger = logging.getLogger("ddm_embed")
@@ -91,7 +92,7 @@ def together() -> Iterator[None]:
     problem = ""
     try:
         yield
-    except (UserError, OSError) as error:
+    except (UserError, OSError, *store_errors()) as error:
         if jax.process_count() == 1:
             raise
         problem = str(error) or type(error).__name__

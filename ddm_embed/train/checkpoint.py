@@ -1,7 +1,8 @@
 """Checkpoints with Orbax: written while training goes on, whole or not at all, and verified before they are trusted.
 
 W/checkpoints/STEP holds two items, `train` (step, parameters, optimizer state) and `ema`, so that the probe reads the
-second alone; the config's JSON; and `digest.json`, the SHA-256 of each file, written before Orbax's atomic rename.
+second alone; the config's JSON; and `digest.json`, the SHA-256 of each file (on a store its size), written before Orbax
+renames the whole, or marks it as such on a store.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from ddm_embed.errors import UserError
-from ddm_embed.files import absolute, is_store
+from ddm_embed.files import absolute, is_store, move, sizes, store_errors, write_whole
 from ddm_embed.parallel import distributed
 from ddm_embed.train.state import TrainState
 
@@ -120,7 +121,7 @@ class Checkpoints:
         """Called by Orbax when the files of a save are written, and not yet renamed or marked as whole."""
         for folder in self._directory.iterdir():
             if not ocp.utils.is_checkpoint_finalized(folder):
-                (folder / DIGEST).write_text(json.dumps(_digest(folder)))
+                write_whole(folder / DIGEST, json.dumps(_digest(folder)))
 
     def _newest_sound(self) -> int | None:
         steps = checkpoint_steps(self._workdir)
@@ -129,11 +130,10 @@ class Checkpoints:
             if problem is None:
                 return step
             place = self._aside / str(step)
-            place.parent.mkdir(exist_ok=True)
             while place.exists():
                 place = place.with_name(place.name + "+")
             logger.warning("checkpoint %d is damaged (%s); moved to %s, taking the one before", step, problem, place)
-            (self._directory / str(step)).rename(place)
+            move(self._directory / str(step), place)
         if steps:
             raise UserError(
                 f"every checkpoint was damaged; they are in {self._aside}. Run again to train from the beginning"
@@ -172,18 +172,20 @@ def damage(folder: Path) -> str | None:
 
     A store such as gs:// checks what it keeps, and reading all of it takes long: there sizes are compared.
     """
+    # A store that does not answer says nothing of its files.
+    absent = FileNotFoundError if is_store(folder) else OSError
     documents = {}
     for name in (DIGEST, REWRITTEN):
         try:
             documents[name] = json.loads((folder / name).read_text())
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        except (absent, json.JSONDecodeError, UnicodeDecodeError):
             return f"{name} is missing or unreadable"
         if not isinstance(documents[name], dict) or not documents[name]:
             return f"{name} is empty"
     expected = documents[DIGEST]
     try:
         found = _digest(folder)
-    except OSError as error:
+    except absent as error:
         return f"{error.filename} cannot be read ({error.strerror})"
     for name in expected:
         if name not in found:
@@ -199,7 +201,7 @@ def _failed_save(directory: Path) -> Iterator[None]:
     process, for which it waits in a save, as a TimeoutError."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, *store_errors()) as error:
         if distributed.lost_another(error):
             raise
         reason = str(error).splitlines()[0]
@@ -223,9 +225,13 @@ def checkpoint_steps(workdir: Path) -> list[int]:
 
 
 def _digest(folder: Path) -> dict[str, str]:
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name not in (DIGEST, REWRITTEN))
     if is_store(folder):
-        return {str(file.relative_to(folder)): f"{file.stat().length} bytes" for file in files}
+        return {
+            name: f"{size} bytes"
+            for name, size in sizes(folder).items()
+            if name.rpartition("/")[2] not in (DIGEST, REWRITTEN)
+        }
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name not in (DIGEST, REWRITTEN))
     digest = {}
     for file in files:
         with file.open("rb") as content:

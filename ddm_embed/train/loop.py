@@ -26,6 +26,7 @@ from ddm_embed import config as config_lib
 from ddm_embed import system
 from ddm_embed.data import pipeline, source
 from ddm_embed.data.pipeline import Batch
+from ddm_embed.files import write_whole
 from ddm_embed.models.build import Models
 from ddm_embed.parallel import distributed
 from ddm_embed.parallel.mesh import BATCH_AXES, make_mesh
@@ -110,7 +111,7 @@ def train_in(config: ConfigDict, workdir: Path, data: source.Source) -> Outcome:
 
 def list_parameters(params: Any, path: Path) -> None:
     """Writes every parameter's name and shape, and logs how many there are."""
-    path.write_text(parameter_overview.get_parameter_overview(params, include_stats=False) + "\n")
+    write_whole(path, parameter_overview.get_parameter_overview(params, include_stats=False) + "\n")
     logger.info("%s parameters, listed in %s", f"{parameter_overview.count_parameters(params):,}", path)
 
 

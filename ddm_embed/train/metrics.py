@@ -4,6 +4,7 @@ The step returns sums and counts; they are added up on the device and read by th
 """
 
 import json
+import logging
 import math
 import re
 import tempfile
@@ -20,7 +21,10 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from ddm_embed.diffusion.objective import Terms
+from ddm_embed.errors import UserError
 from ddm_embed.files import is_store, write_whole
+
+logger = logging.getLogger("ddm_embed")
 
 LEVELS = 5  # equal slices of t for which the loss is logged apart
 NEVER = np.iinfo(np.int32).max
@@ -124,7 +128,8 @@ class StepMetrics:
 class MetricWriter:
     """Appends to W/metrics.jsonl and W/tensorboard; a resumed run drops the lines that it is about to write again.
 
-    An object store takes files whole: there they are kept in a local directory and copied after every line.
+    An object store takes files whole: there they are kept in a local directory and copied after every line. One that
+    does not answer does not end a run before a checkpoint cannot be saved.
     """
 
     def __init__(self, workdir: Path, start: int):
@@ -141,7 +146,10 @@ class MetricWriter:
         self._file.write(json.dumps({"step": step} | values) + "\n")
         self._file.flush()
         self._board.write(step, values)
-        self._copy()
+        try:
+            self._copy()
+        except UserError as error:
+            logger.warning("%s; the next line takes it along", error)
 
     def close(self) -> None:
         self._file.close()

@@ -106,7 +106,7 @@ def test_the_dockerfile_installs_an_extra_that_setup_has():
     check, install = [rest for word, rest in dockerfile() if word == "RUN" and "EXTRA" in rest]
     offered = set(re.search(r"in ([a-z |]+)\)", check).group(1).replace(" ", "").split("|"))
     assert offered == {"tpu", "cuda"} <= names
-    assert '".[$EXTRA]"' in install
+    assert '".[$EXTRA,gcs]"' in install
 
 
 def test_the_image_runs_the_program_itself_and_not_as_root():

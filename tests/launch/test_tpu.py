@@ -106,7 +106,7 @@ def test_setup_copies_the_checkout_to_every_worker_and_installs_it(cloud):
     assert done.returncode == 0, done.stderr
     for home in ("worker0", "worker1"):
         assert os.access(cloud.folder / home / "ddm_embed" / "launch" / "worker", os.X_OK)
-    install = ["uv", "pip", "install", "--quiet", "--python", ".venv/bin/python", "--editable", ".[tpu]"]
+    install = ["uv", "pip", "install", "--quiet", "--python", ".venv/bin/python", "--editable", ".[tpu,gcs]"]
     assert cloud.calls("uv").count(install) == 2
 
 
