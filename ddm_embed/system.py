@@ -1,9 +1,11 @@
 """config -> the diffusion process, objective and networks that training, evaluation and decoding share."""
 
 import importlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from ddm_embed.diffusion.objective import WEIGHTS, Lambda, Networks, Objective
@@ -12,6 +14,7 @@ from ddm_embed.diffusion.process import PROCESSES, Process
 from ddm_embed.diffusion.timesteps import Timesteps
 from ddm_embed.errors import UserError
 from ddm_embed.models.build import Models, build, resolve
+from ddm_embed.models.layers import Trunk
 
 
 def make_process(config: ConfigDict) -> Process:
@@ -127,8 +130,10 @@ def cudnn_takes(head_dim: int) -> bool:
     return capability[:1].isdigit() and float(capability) >= 8.0 and head_dim % 8 == 0 and head_dim <= 128
 
 
-def make_networks(models: Models, config: ConfigDict) -> Networks:
+def make_networks(models: Models, config: ConfigDict, place: Callable[[Array], Array] | None = None) -> Networks:
     """The modules as the functions of parameters that objective, probe and samplers take.
+
+    `place`, if given, says within transformers where the tokens lie between blocks, as in `layers.Trunk`.
 
     A network sees x_t scaled to about unit variance, x_t / sqrt(alpha^2 + sigma^2), which changes nothing in a
     variance-preserving process; and what it puts out is scaled by the size of what it predicts: 1 / sigma for a score
@@ -136,13 +141,17 @@ def make_networks(models: Models, config: ConfigDict) -> Networks:
     """
     process, prediction = make_process(config), config.diffusion.prediction
     noised = config.embedding.input in ("xt", "view")
+    denoiser, encoder = (
+        module.clone(place=place) if place and isinstance(module, Trunk) else module
+        for module in (models.denoiser, models.encoder)
+    )
 
     def size(t: Level) -> Image:
         alpha, sigma = process.marginal(t)
         return expand(jnp.sqrt(alpha**2 + sigma**2))
 
     def denoise(params, xt, t, z):
-        output, tokens = models.denoiser.apply({"params": params["denoiser"]}, xt / size(t), t, z)
+        output, tokens = denoiser.apply({"params": params["denoiser"]}, xt / size(t), t, z)
         if prediction == "score":
             output = output / expand(jnp.maximum(process.marginal(t)[1], LEAST))
         if prediction == "v":
@@ -152,7 +161,7 @@ def make_networks(models: Models, config: ConfigDict) -> Networks:
     def encode(params, image, t):
         image = image / size(t) if noised else image
         told = t if config.embedding.timed else jnp.zeros_like(t)
-        return models.encoder.apply({"params": params["encoder"]}, image, told)
+        return encoder.apply({"params": params["encoder"]}, image, told)
 
     def predict(params, z, t):
         return models.predictor.apply({"params": params["predictor"]}, z, t)

@@ -24,12 +24,15 @@ ALLOWED = {
     "bounds": {"diffusion", "models", "data"},
     "system": {"diffusion", "models"},
     "figure": set(),
+    "chips": set(),
     "trained": {"diffusion", "models", "parallel", "system", "train.checkpoint"},
-    "train": {"diffusion", "models", "data", "parallel", "system", "validate", "figure"},
+    "train": {"diffusion", "models", "data", "parallel", "system", "validate", "figure", "chips"},
+    "estimate": {"chips", "parallel", "system", "train", "validate"},
     "evaluate": {"diffusion", "models", "data", "parallel", "system", "validate", "trained", "figure"},
     "decode": {"diffusion", "parallel", "system", "trained", "figure", "evaluate.heads"},
     "cli": {"parallel"},
     "main": {"cli", "train", "evaluate", "data", "parallel"},
+    "preflight": {"chips", "cli", "data.source", "estimate", "figure", "validate"},
     "probe": {"cli", "train", "evaluate", "validate", "parallel"},
     "sample": {"cli", "data", "decode", "evaluate", "figure", "trained", "validate"},
 }
@@ -76,7 +79,7 @@ def test_the_readme_holds_the_config_reference_and_it_covers_every_field():
     assert reference in (ROOT / "README.md").read_text(), "paste what ddm_embed.config.reference() returns"
 
 
-@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist", "cifar10", "imagenet256_xl"])
 def test_config_files_are_valid_and_take_strict_arguments(name):
     import importlib.util
 

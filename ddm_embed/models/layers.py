@@ -6,6 +6,7 @@ the matrix products.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,10 @@ _xavier = nn.initializers.xavier_uniform()
 _small = nn.initializers.normal(0.02)
 
 
+def _anywhere(x: Array) -> Array:
+    return x
+
+
 class Trunk(nn.Module):
     """What both networks take: one token sequence, one width, one way to compute.
 
@@ -35,7 +40,8 @@ class Trunk(nn.Module):
       width: dim of a token. depth: number of blocks. heads: attention heads, dividing width. patch: pixels along a
       side of a patch. mlp_ratio: hidden width of the MLP over width. qk_norm: RMS-normalise queries and keys.
       attention: "xla" or "cudnn" (fused, on a GPU). dtype: of the matrix products. remat: one of `REMAT`. scan: whether
-      the blocks are one scan, whose parameters are stacked: faster to compile, slower to run.
+      the blocks are one scan, whose parameters are stacked: faster to compile, slower to run. place: applied to the
+      tokens [batch, token, dim] between blocks and to the condition [batch, dim]: where they lie, not what they are.
     """
 
     width: int
@@ -48,6 +54,7 @@ class Trunk(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: str = "none"
     scan: bool = False
+    place: Callable[[Array], Array] = _anywhere
 
     def tokens(self, image: Float[Array, "batch height width channel"]) -> Tokens:
         """Patches of the image, embedded, with positions added; for use inside a compact `__call__`."""
@@ -62,6 +69,7 @@ class Trunk(nn.Module):
         if self.remat != "none":
             block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not self.scan)
         sizes = self.width, self.heads, self.mlp_ratio, self.qk_norm, self.attention, self.dtype
+        x, condition = self.place(x), self.place(condition)
         if self.scan:
             stack = nn.scan(
                 _Layer,
@@ -70,11 +78,11 @@ class Trunk(nn.Module):
                 in_axes=nn.broadcast,
                 length=self.depth,
             )
-            _, tokens = stack(block, sizes, name="blocks")(x, condition)
+            _, tokens = stack(block, sizes, self.place, name="blocks")(x, condition)
             return tuple(tokens)
         tokens = []
         for layer in range(self.depth):
-            x = block(*sizes, name=f"block_{layer}")(x, condition)
+            x = self.place(block(*sizes, name=f"block_{layer}")(x, condition))
             tokens.append(x)
         return tuple(tokens)
 
@@ -87,10 +95,11 @@ class _Layer(nn.Module):
 
     block: type[nn.Module]
     sizes: tuple
+    place: Callable[[Array], Array]
 
     @nn.compact
     def __call__(self, x: Tokens, condition: Condition) -> tuple[Tokens, Tokens]:
-        x = self.block(*self.sizes, name="block")(x, condition)
+        x = self.place(self.block(*self.sizes, name="block")(x, condition))
         return x, x
 
 

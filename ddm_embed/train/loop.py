@@ -29,7 +29,7 @@ from ddm_embed.data.pipeline import Batch
 from ddm_embed.files import write_whole
 from ddm_embed.models.build import Models
 from ddm_embed.parallel import distributed
-from ddm_embed.parallel.mesh import BATCH_AXES, make_mesh
+from ddm_embed.parallel.mesh import BATCH_AXES, by_example, make_mesh
 from ddm_embed.train import picture
 from ddm_embed.train.checkpoint import Checkpoints
 from ddm_embed.train.metrics import StepMetrics, train_flops
@@ -162,7 +162,7 @@ def run(
 
 def compile_step(config: ConfigDict, models: Models, optimizer, mesh: Mesh, abstract: TrainState) -> Callable:
     """The training step, compiled before the loop for exactly these shapes: others are an error, not a recompile."""
-    objective, networks = system.make_objective(config), system.make_networks(models, config)
+    objective, networks = system.make_objective(config), system.make_networks(models, config, by_example(mesh))
     step = make_train_step(config, objective, networks, optimizer, mesh, shardings_of(abstract))
     shape = (config.train.batch_size, *models.image_shape)
     image = jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=NamedSharding(mesh, P(BATCH_AXES)))

@@ -6,7 +6,6 @@ The step returns sums and counts; they are added up on the device and read by th
 import json
 import logging
 import math
-import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from clu import metrics as clu_metrics
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from ddm_embed import chips
 from ddm_embed.diffusion.objective import Terms
 from ddm_embed.errors import UserError
 from ddm_embed.files import is_store, write_whole
@@ -29,21 +29,6 @@ logger = logging.getLogger("ddm_embed")
 LEVELS = 5  # equal slices of t for which the loss is logged apart
 NEVER = np.iinfo(np.int32).max
 FLUSH_SECONDS = 30.0  # the event file is synced, which may take its time
-
-# Dense bfloat16 operations per second of a chip, from the makers' data sheets; keys begin a JAX device_kind.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA L4": 121e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
 
 
 @struct.dataclass
@@ -218,9 +203,9 @@ def peak_flops(device: jax.Device, clock: Callable[[], float] = time.perf_counte
 
     A figure for a device without a data sheet depends on what else the machine does; its MFU is a rough guide.
     """
-    for kind, flops in PEAK_FLOPS.items():
-        if re.match(rf"{kind}\b", device.device_kind):
-            return flops, f"data sheet of {kind}"
+    if sheet := chips.find(device.device_kind):
+        name, chip = sheet
+        return chip.flops, f"data sheet of {name}"
     size = 1024
     matrix = jax.device_put(np.ones((size, size), np.float32), device)
     square = jax.jit(jnp.matmul)
