@@ -112,17 +112,14 @@ def weak_scaling(config: ConfigDict, image_shape: Shape, largest: Slice, describ
 def mends(config: ConfigDict, image_shape: Shape, machine: Machine) -> Iterator[tuple[str, ConfigDict]]:
     """What may make a step fit, (flags, config), the cheapest in time first."""
     chips = len(machine.devices)
-    steps = {"none": ("dots", "full"), "dots": ("full",), "full": ()}[config.model.remat]
-    changes = [{"model.remat": remat} for remat in steps]
-    full = {"model.remat": "full"} if steps else {}
     data, fsdp, _ = mesh_shape(config, chips)
-    for more in (4, 16, 64):
-        if data % more == 0:
-            changes.append(full | {"mesh.data": data // more, "mesh.fsdp": fsdp * more})
-    each = config.train.batch_size // (data * fsdp)
-    for parts in (2, 4, 8, 16, 32, 64):
-        if each % (config.train.accumulate * parts) == 0:
-            changes.append(full | {"train.accumulate": config.train.accumulate * parts})
+    wider = [{"mesh.data": data // more, "mesh.fsdp": fsdp * more} for more in (4, 16, 64) if data % more == 0]
+    full = {"model.remat": "full"} if config.model.remat != "full" else {}
+    each = config.train.batch_size // (data * fsdp * config.train.accumulate)
+    parts = [{"train.accumulate": config.train.accumulate * k} for k in (2, 4, 8, 16, 32, 64) if each % k == 0]
+    changes = [{"model.remat": "dots"}] if config.model.remat == "none" else []
+    changes += wider + ([full, *(full | change for change in wider)] if full else [])
+    changes += [full | change for change in parts]
     for change in changes:
         mended = changed(config, **change)
         try:
