@@ -130,10 +130,9 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens) -> Tokens:
-        # Heads have an axis of their own, so that tensor parallelism splits between them.
-        sizes = 3, self.heads, self.width // self.heads
-        qkv = nn.DenseGeneral(sizes, dtype=self.dtype, kernel_init=_xavier, name="qkv")(x)
-        q, k, v = rearrange(qkv, "b n s h d -> s b n h d")
+        # The three have an axis of their own, so that tensor parallelism splits each of them between heads.
+        qkv = nn.DenseGeneral((3, self.width), dtype=self.dtype, kernel_init=_xavier, name="qkv")(x)
+        q, k, v = rearrange(qkv, "b n s (h d) -> s b n h d", h=self.heads)
         if self.qk_norm:
             q = nn.RMSNorm(dtype=self.dtype, name="query_norm")(q)
             k = nn.RMSNorm(dtype=self.dtype, name="key_norm")(k)

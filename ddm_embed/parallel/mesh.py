@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
@@ -19,7 +20,11 @@ def make_mesh(data: int, fsdp: int, tensor: int = 1, devices: Sequence[jax.Devic
       data, fsdp, tensor: sizes of the axes.
       devices: data * fsdp * tensor of them; all that there are by default.
     """
-    grid = np.asarray(jax.devices() if devices is None else devices).reshape(data, fsdp, tensor)
+    devices, shape = list(jax.devices() if devices is None else devices), (data, fsdp, tensor)
+    if devices[0].platform == "tpu":  # neighbours on an axis are neighbours in the torus of chips
+        grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    else:
+        grid = np.asarray(devices).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 

@@ -17,7 +17,7 @@ from ddm_embed.errors import UserError
 
 # First match wins; a path is "encoder/block_0/attention/qkv/kernel".
 RULES = (
-    (r"qkv/kernel$", P("fsdp", None, "tensor")),  # [width, 3, head, head's width]
+    (r"qkv/kernel$", P("fsdp", None, "tensor")),  # [width, 3, width of all heads]
     (r"qkv/bias$", P(None, "tensor")),
     (r"mlp_in/kernel$", P("fsdp", "tensor")),  # [width, hidden]
     (r"mlp_in/bias$", P("tensor")),

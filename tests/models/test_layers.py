@@ -18,8 +18,8 @@ def test_attention_is_softmax_of_scaled_products():
     x = jax.random.normal(jax.random.key(0), (3, 5, 8))
     params = layer.init(jax.random.key(1), x)
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params["params"])
-    qkv = np.einsum("bnw,wshd->bnshd", np.asarray(x, np.float64), p["qkv"]["kernel"]) + p["qkv"]["bias"]
-    q, k, v = rearrange(qkv, "b n s h d -> s b h n d")
+    qkv = np.einsum("bnw,wsv->bnsv", np.asarray(x, np.float64), p["qkv"]["kernel"]) + p["qkv"]["bias"]
+    q, k, v = rearrange(qkv, "b n s (h d) -> s b h n d", h=2)
     scores = q @ k.swapaxes(-1, -2) / np.sqrt(4)
     weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     expected = rearrange(weights @ v, "b h n d -> b n (h d)") @ p["out"]["kernel"] + p["out"]["bias"]
@@ -30,8 +30,8 @@ def test_normalised_queries_and_keys_make_attention_blind_to_their_scale():
     layer = Attention(8, 2, True, "xla", jnp.float32)
     x = jax.random.normal(jax.random.key(0), (3, 5, 8))
     params = layer.init(jax.random.key(1), x)
-    scale = np.reshape([10.0, 10.0, 1.0], (3, 1, 1))  # queries and keys, not values
-    params["params"]["qkv"]["bias"] = jnp.zeros((3, 2, 4))
+    scale = np.reshape([10.0, 10.0, 1.0], (3, 1))  # queries and keys, not values
+    params["params"]["qkv"]["bias"] = jnp.zeros((3, 8))
     scaled = jax.tree.map(lambda a: a, params)
     scaled["params"]["qkv"] = params["params"]["qkv"] | {"kernel": params["params"]["qkv"]["kernel"] * scale}
     np.testing.assert_allclose(layer.apply(params, x), layer.apply(scaled, x), atol=1e-4)

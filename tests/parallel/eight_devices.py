@@ -94,7 +94,10 @@ def samples(devices, config, source):
     return {name: generate.sample(trained, noise, told, name, 4, seed=0) for name in SAMPLERS}
 
 
-CHANGES = {"data.augment": "crop", "consistency.weight": 0.1, "embedding.input": "xt", "model.heads": 8}
+CHANGES = {"data.augment": "crop", "consistency.weight": 0.1, "embedding.input": "xt"} | {
+    "model.heads": 8,
+    "model.depth": 1,
+}
 OPTIONS = {
     "": {},
     "in 2": {"train.accumulate": 2},
