@@ -51,7 +51,7 @@ def is_store(path: Path) -> bool:
 
 def store_errors() -> tuple[type[Exception], ...]:
     """What reaching a store may raise that is no OSError; nothing in a program that uses none."""
-    if "gcsfs" not in sys.modules:
+    if sys.modules.get("gcsfs") is None:
         return ()
     from aiohttp import ClientError
     from gcsfs.retry import HttpError
@@ -107,10 +107,7 @@ def move(folder: Path, target: Path) -> None:
 
 def _refusal(error: Exception) -> str:
     """In one line what the store, or the way to it, had to say, and what to see to."""
-    if isinstance(error, TimeoutError):
-        reason = f"no answer in {PATIENCE:.0f} s"
-    else:
-        reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
+    reason = (str(error) or "no answer in time").splitlines()[-1]
     return (
         f"Google Cloud Storage failed or refused ({reason}); see that this machine reaches it and that its account may "
         "read and write the bucket's objects (gcloud auth application-default login; roles/storage.objectUser)"

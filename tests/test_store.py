@@ -105,13 +105,14 @@ def test_a_truncated_or_missing_object_moves_its_checkpoint_aside(store, resumed
 
 def test_two_processes_share_it(store):
     launcher = [sys.executable, "launch/local", "--processes", "2", "--devices-per-process", "1", "--"]
-    command = [*launcher, sys.executable, "-m", "ddm_embed.main", *flags_of(CONFIG), "--workdir", "gs://bucket/two"]
+    flags = [*flags_of(CONFIG), "--config.train.steps=10", "--workdir", "gs://bucket/two"]
+    command = [*launcher, sys.executable, "-m", "ddm_embed.main", *flags]
     environment = os.environ | store.environment
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
     assert process.returncode == 0, process.stderr
-    digest = json.loads(store.objects["bucket"]["two/checkpoints/20/digest.json"].data)
+    digest = json.loads(store.objects["bucket"]["two/checkpoints/10/digest.json"].data)
     assert any("process_0" in name for name in digest) and any("process_1" in name for name in digest)
-    assert set(losses(store.objects["bucket"]["two/metrics.jsonl"].data.decode())) == {5, 10, 15, 20}
+    assert set(losses(store.objects["bucket"]["two/metrics.jsonl"].data.decode())) == {5, 10}
 
 
 @pytest.mark.parametrize(
@@ -137,4 +138,4 @@ def test_a_store_that_does_not_answer_is_waited_for_so_long_and_no_longer(store)
     code = "from ddm_embed import files; files.PATIENCE = 2.0; files.place('gs://bucket/run')"
     environment = os.environ | store.environment | {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"}
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert "gs://bucket/run: Google Cloud Storage failed or refused (no answer in 2 s)" in process.stderr
+    assert "gs://bucket/run: Google Cloud Storage failed or refused (no answer in time)" in process.stderr

@@ -131,6 +131,8 @@ class MetricWriter:
         self._file.write(json.dumps({"step": step} | values) + "\n")
         self._file.flush()
         self._board.write(step, values)
+        if self._local is not None:
+            self._board.flush()
         try:
             self._copy()
         except UserError as error:
@@ -146,7 +148,6 @@ class MetricWriter:
     def _copy(self) -> None:
         if self._local is None:
             return
-        self._board.flush()
         folder = Path(self._local.name)
         for file in (file for file in folder.rglob("*") if file.is_file()):
             write_whole(self._workdir / str(file.relative_to(folder)), file.read_bytes())
@@ -189,7 +190,7 @@ class Board:
 
 def _lines_until(path: Path, step: int) -> list[str]:
     """The file's lines up to a step, without what a killed process left unfinished, or a disk unreadable."""
-    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.exists() else []
     kept = []
     for line in lines:
         with suppress(ValueError, KeyError, TypeError):
