@@ -2,8 +2,8 @@
 
 python -m ddm_embed.main --config configs/imagenet256_xl.py --config.data.name=folder:PATH
 
-Predicted by `python -m ddm_embed.preflight --config configs/imagenet256_xl.py --topology v5e:16x16`, not measured: 4.7
-GiB a chip, 15,100 to 31,200 images/s on 256 chips of a v5e. Never trained: learning rate and schedule are untried.
+Predicted by `python -m ddm_embed.preflight --config configs/imagenet256_xl.py --topology v5e:16x16`, not measured: 4.5
+GiB a chip, 15,600 to 31,200 images/s on 256 chips of a v5e. Never trained: learning rate and schedule are untried.
 """
 
 from ddm_embed import arms
