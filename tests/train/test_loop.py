@@ -85,6 +85,7 @@ def test_bfloat16_products_leave_everything_kept_in_float32(tiny_run, tmp_path):
         assert line["loss"] == pytest.approx(exact["loss"], rel=0.02) and line["loss"] != exact["loss"]
 
 
+@pytest.mark.slow
 def test_killed_in_the_midst_of_it_a_run_ends_bit_identical(tmp_path):
     config = tiny_config(**{"train.steps": 300, "train.checkpoint_every": 20, "train.keep_checkpoints": 2})
     assert run_module("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "whole").returncode == 0

@@ -14,7 +14,7 @@ QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 
 def run_on_eight(*names):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}"
-    script = Path(__file__).with_name("eight_devices.py")
+    script = Path(__file__).with_name("compile_on_eight.py")
     process = subprocess.run(
         [sys.executable, script, *names],
         capture_output=True,
