@@ -1,34 +1,16 @@
 """What is read off compiled steps, against what must be so; eight devices need a process of their own."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import run_on_eight
 
-# Compiles in two thirds of the time, and leaves products and collectives as they are.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-
-
-def run_on_eight(*names):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}"
-    script = Path(__file__).with_name("compile_on_eight.py")
-    process = subprocess.run(
-        [sys.executable, script, *names],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=os.environ | {"XLA_FLAGS": flags},
-    )
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout.splitlines()[-1])
+SCRIPT = Path(__file__).with_name("compile_on_eight.py")
 
 
 @pytest.fixture(scope="module")
 def rows():
-    return run_on_eight("data", "fsdp")
+    return run_on_eight(SCRIPT, "data", "fsdp")
 
 
 def summed(row, kind):
@@ -61,7 +43,7 @@ def test_operations_are_the_models_own_on_any_mesh(rows):
 
 @pytest.mark.slow
 def test_operations_are_the_models_own_also_in_loops_within_loops():
-    row = run_on_eight("loops")["loops"]
+    row = run_on_eight(SCRIPT, "loops")["loops"]
     assert row["cost"]["flops"] == pytest.approx(row["model_flops"], rel=0.03)
 
 

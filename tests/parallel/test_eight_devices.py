@@ -1,44 +1,27 @@
 """Eight devices are forced on the CPU in a process of their own: the number is fixed when JAX starts."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run_on_eight
 
-# Compiles in two thirds of the time.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+SCRIPT = Path(__file__).with_name("eight_devices.py")
+
 SHAPES = [f"{d}x{f}x{8 // d // f}" for d in (1, 2, 4, 8) for f in (1, 2, 4, 8) if d * f <= 8]
 FEW = ["8x1x1", "1x8x1", "1x1x8", "2x2x2 in 2"]
 OTHERS = [f"{shape}{option}" for shape in SHAPES for option in ("", " in 2") if f"{shape}{option}" not in FEW]
 OTHERS += ["1x1x1 in 4", "2x1x2 in 4", "2x2x2 remat"]
 
 
-def run_on_eight(*runs):
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK}"
-    script = Path(__file__).with_name("eight_devices.py")
-    process = subprocess.run(
-        [sys.executable, script, *runs],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        env=os.environ | {"XLA_FLAGS": flags},
-    )
-    assert process.returncode == 0, process.stderr
-    return json.loads(process.stdout.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
 def report():
-    return run_on_eight("1x1x1", *FEW, "created", "features", "samples")
+    return run_on_eight(SCRIPT, "1x1x1", *FEW, "created", "features", "samples")
 
 
 @pytest.fixture(scope="module")
 def full_report(report):
-    return report | run_on_eight(*OTHERS, "1x1x1 scan", "2x2x2 scan", "1x4x2 scan in 2")
+    return report | run_on_eight(SCRIPT, *OTHERS, "1x1x1 scan", "2x2x2 scan", "1x4x2 scan in 2")
 
 
 def assert_same_curve(report, run, one="1x1x1"):
