@@ -74,7 +74,8 @@ def test_every_mesh_and_number_of_parts_gives_the_loss_curve_of_one_device(full_
 @pytest.mark.parametrize("run", ["2x2x2 scan", "1x4x2 scan in 2"])
 def test_blocks_as_a_scan_give_one_loss_curve_on_any_mesh(full_report, run):
     assert_same_curve(full_report, run, one="1x1x1 scan")
-    assert full_report[run]["held"] < 0.5
+    # As much as without the scan, but for vectors, which it stacks into what counts as matrices here.
+    assert full_report[run]["held"] == pytest.approx(full_report[run.replace(" scan", "")]["held"], abs=0.02)
 
 
 @pytest.mark.slow
