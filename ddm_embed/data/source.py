@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from ml_collections import ConfigDict
 
+from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
 from ddm_embed.files import write_whole
 
@@ -42,12 +43,14 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """A dataset: its name, its splits (test may be missing) and the names of its classes, where it has any."""
+    """A dataset: its name, its splits (test may be missing), the names of its classes, where it has any, and what its
+    sequences were standardised by; None for images."""
 
     name: str
     train: Split
     test: Split | None
     classes: tuple[str, ...] | None
+    scale: Scale | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
