@@ -33,6 +33,7 @@ ALLOWED = {
     "estimate": {"chips", "parallel", "system", "train", "validate"},
     "heads": {"data", "models", "parallel"},
     "evaluate": {"diffusion", "models", "data", "heads", "parallel", "system", "validate", "trained", "provenance"},
+    "frozen": {"data", "diffusion", "evaluate.features", "models", "parallel", "system", "trained", "validate"},
     "report": {"evaluate", "figure"},
     "comparison": {"report.document"},
     "decode": {"diffusion", "parallel", "system", "trained", "figure", "heads"},

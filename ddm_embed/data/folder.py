@@ -70,21 +70,31 @@ def decode(file: Path, shape: tuple[int, int, int], resize: bool) -> UInt8[np.nd
     Raises:
       UserError: the file cannot be decoded; names it.
     """
-    height, width, channels = shape
     try:
         with Image.open(file) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode in DEEP_MODES:
-                image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-            if image.mode in ("I", "F"):
-                raise ValueError(f"mode {image.mode}, whose range is not known; convert it to 8 or 16 bits")
-            image = image.convert("L" if channels == 1 else "RGB")
-            if resize:
-                image = _resize(image, width, height)
-            pixels = np.asarray(image)
+            return to_pixels(image, shape, resize)
     except UNREADABLE as error:
         raise UserError(f"{file}: not a readable image ({error}); mend or remove it") from error
-    return pixels.reshape(height, width, channels)
+
+
+def to_pixels(
+    image: Image.Image, shape: tuple[int, int, int], resize: bool
+) -> UInt8[np.ndarray, "height width channel"]:
+    """An opened image as uint8 of this shape, as `decode` gives a file's.
+
+    Raises:
+      ValueError, OSError: it cannot be decoded, or has another size and `resize` is False.
+    """
+    height, width, channels = shape
+    image = ImageOps.exif_transpose(image)
+    if image.mode in DEEP_MODES:
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode}, whose range is not known; convert it to 8 or 16 bits")
+    image = image.convert("L" if channels == 1 else "RGB")
+    if resize:
+        image = _resize(image, width, height)
+    return np.asarray(image).reshape(height, width, channels)
 
 
 def _resize(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -163,8 +163,20 @@ def restore_ema(workdir: Path, abstract: Any) -> tuple[int, Any]:
 
     step = distributed.from_lead(newest)
     _check_shapes(directory / str(step) / "ema", abstract)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         return step, checkpointer.restore(directory / str(step) / "ema", abstract)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax warns that an item of a checkpoint, restored by itself, has no metadata of its own; it needs none."""
+    absl_logger = logging.getLogger("absl")
+    level = absl_logger.level
+    absl_logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        absl_logger.setLevel(level)
 
 
 def damage(folder: Path) -> str | None:

@@ -1,0 +1,1 @@
+"""A trained encoder, frozen: images in, embeddings out."""

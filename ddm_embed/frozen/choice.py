@@ -1,0 +1,71 @@
+"""Which feature, at which noise level, is a run's embedding: the probe's choice where there is one."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ddm_embed import config as config_lib
+from ddm_embed.errors import UserError
+from ddm_embed.models.build import Models
+
+# Where nothing has chosen: z and the encoder are of most use at low to middle levels, on every dataset tried so far.
+USUAL = 0.2
+
+
+class Choice(NamedTuple):
+    """feature: such as z, encoder_2 or denoiser_1. t: its noise level. by: who chose them, in words."""
+
+    feature: str
+    t: float
+    by: str
+
+
+def choose(workdir: Path, models: Models, timeless: bool) -> tuple[Choice, tuple[float, ...]]:
+    """The run's choice, and all the noise levels that its probe read.
+
+    The probe of the default name counts, else the one whose results are newest; without any it is z, or where there is
+    none the encoder's last layer or the denoiser's middle block, at t = 0.2.
+
+    Args:
+      workdir: the run directory. models: its networks. timeless: whether no feature depends on t.
+    """
+    levels = (0.0,) if timeless else tuple(config_lib.probe_default().times)
+    for name, results in _probes(workdir):
+        chosen = results.get("selected") or {}
+        if chosen.get("feature") in models.features and chosen.get("t") is not None:
+            read = (0.0,) if timeless else tuple(float(t) for t in results["protocol"]["times"])
+            by = f"probe {name} of step {results['checkpoint_step']}"
+            return Choice(chosen["feature"], float(chosen["t"]), by), read
+    return Choice(usual_feature(models), 0.0 if timeless else USUAL, "nobody: the run has not been probed"), levels
+
+
+def usual_feature(models: Models) -> str:
+    """What is read of a run that has not been probed."""
+    names = models.features
+    if "z" in names:
+        return "z"
+    return names[-1] if models.denoiser is None else f"denoiser_{-(-models.denoiser.depth // 2)}"
+
+
+def check_feature(feature: str, names: list[str]) -> None:
+    """Raises UserError unless a run offers this feature."""
+    if feature not in names:
+        raise UserError(f"feature={feature!r}: this run has none of that name; use one of {', '.join(names)}")
+
+
+def _probes(workdir: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(name, results) of all probes: the default's first, then from the newest on."""
+    folder, first = workdir / "probe", config_lib.probe_default().name
+    if not folder.exists():
+        return []
+    found = []
+    for place in folder.iterdir():
+        try:
+            results = json.loads((place / "results.json").read_text())
+            created = results["manifest"]["created"]
+        except (FileNotFoundError, NotADirectoryError, KeyError):
+            continue  # not yet written, or by a version that did not date them
+        except json.JSONDecodeError as error:
+            raise UserError(f"{place}/results.json is not JSON ({error}); probe again, or delete it") from error
+        found.append((place.name == first, created, place.name, results))
+    return [(name, results) for _, _, name, results in sorted(found, key=lambda f: f[:3], reverse=True)]

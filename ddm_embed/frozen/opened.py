@@ -1,0 +1,40 @@
+"""Opens what holds a trained encoder: a run directory, or an export."""
+
+import json
+from pathlib import Path
+
+import jax
+
+from ddm_embed import config as config_lib
+from ddm_embed.data import labels
+from ddm_embed.data.sequences import Scale
+from ddm_embed.errors import UserError
+from ddm_embed.frozen.choice import choose
+from ddm_embed.frozen.encoder import Frozen
+from ddm_embed.system import SUPERVISED
+from ddm_embed.trained import restore
+from ddm_embed.validate import validate
+
+
+def open_run(workdir: Path) -> Frozen:
+    """The averaged parameters of a run's newest sound checkpoint, and the choice of its probe.
+
+    Raises:
+      UserError: there is no run, no sound checkpoint, or one that does not fit the config.
+    """
+    config = config_lib.read(workdir)
+    validate(config)
+    try:
+        data = json.loads((workdir / "data.json").read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"--workdir {workdir} holds a run that has not begun (no data.json); train it") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{workdir}/data.json is not JSON ({error}); restore it, or train again") from error
+    image_shape = tuple(data["image_shape"])
+    scale = Scale.from_json(data["scale"]) if data.get("scale") else None
+    trained = restore(config, workdir, image_shape)
+    classes = len(labels.noted(workdir / "classes.json")) if config.objective.name == SUPERVISED else None
+    timeless = config.embedding.input == "x0" and not config.embedding.timed and trained.models.denoiser is None
+    choice, levels = choose(workdir, trained.models, timeless)
+    params = jax.device_get(trained.params)
+    return Frozen(config, image_shape, params, trained.step, choice, levels, scale, str(workdir), classes)
