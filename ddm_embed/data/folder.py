@@ -133,16 +133,6 @@ def _list(folder: Path) -> tuple[tuple[Path, ...], np.ndarray | None, tuple[str,
 def _common_shape(files: tuple[Path, ...], image_size: int | None, threads: int) -> tuple[tuple[int, int], int]:
     """((height, width), channels) that serve all files: three channels if any image has colour."""
 
-    def header(file: Path) -> tuple[tuple[int, int], bool]:
-        try:
-            with Image.open(file) as image:
-                size = (image.height, image.width)
-                # A PNG keeps EXIF behind its pixels: looking there would decode every file.
-                lying = image.format != "PNG" and image.getexif().get(ORIENTATION, 1) >= 5
-                return size[::-1] if lying else size, image.mode in GREY_MODES
-        except UNREADABLE as error:
-            raise UserError(f"{file}: not a readable image ({error}); mend or remove it") from error
-
     with ThreadPoolExecutor(threads) as pool:
         headers = list(pool.map(header, files))
     channels = 1 if all(grey for _, grey in headers) else 3
@@ -156,3 +146,19 @@ def _common_shape(files: tuple[Path, ...], image_size: int | None, threads: int)
                 "set config.data.image_size to resize all"
             )
     return first, channels
+
+
+def header(file: Path) -> tuple[tuple[int, int], bool]:
+    """((height, width), whether it is grey) of an image file, without decoding it.
+
+    Raises:
+      UserError: the file is no image; names it.
+    """
+    try:
+        with Image.open(file) as image:
+            size = (image.height, image.width)
+            # A PNG keeps EXIF behind its pixels: looking there would decode every file.
+            lying = image.format != "PNG" and image.getexif().get(ORIENTATION, 1) >= 5
+            return size[::-1] if lying else size, image.mode in GREY_MODES
+    except UNREADABLE as error:
+        raise UserError(f"{file}: not a readable image ({error}); mend or remove it") from error

@@ -16,6 +16,15 @@ from ddm_embed.trained import restore
 from ddm_embed.validate import validate
 
 
+def open_any(place: Path) -> Frozen:
+    """A run directory, or what `python -m ddm_embed.export` wrote.
+
+    Raises:
+      UserError: it is neither, or not as it was written.
+    """
+    return open_run(place)
+
+
 def open_run(workdir: Path) -> Frozen:
     """The averaged parameters of a run's newest sound checkpoint, and the choice of its probe.
 

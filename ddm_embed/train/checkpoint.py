@@ -162,8 +162,8 @@ def restore_ema(workdir: Path, abstract: Any) -> tuple[int, Any]:
         raise UserError(f"{directory} holds no sound checkpoint; train first")
 
     step = distributed.from_lead(newest)
-    _check_shapes(directory / str(step) / "ema", abstract)
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+        _check_shapes(directory / str(step) / "ema", abstract)
         return step, checkpointer.restore(directory / str(step) / "ema", abstract)
 
 

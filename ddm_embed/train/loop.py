@@ -228,6 +228,9 @@ def stop_on_signal() -> Iterator[threading.Event]:
     """
     stop = threading.Event()
     previous = {}
+    if threading.current_thread() is not threading.main_thread():  # no other may handle signals
+        yield stop
+        return
     if jax.process_count() > 1:
         interrupt = signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
         try:

@@ -1,0 +1,213 @@
+"""Embeddings by scikit-learn's conventions: `from ddm_embed import Embedder`."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
+
+from ddm_embed import config as config_lib
+from ddm_embed import files
+from ddm_embed.errors import UserError
+from ddm_embed.frozen.encoder import Frozen
+from ddm_embed.frozen.inputs import as_model_input, as_sequences, as_uint8
+from ddm_embed.frozen.opened import open_any
+from ddm_embed.pretrain import pretrain
+
+Levels = float | Sequence[float] | str | None
+
+
+class Embedder(TransformerMixin, BaseEstimator):
+    """Images in, embeddings out; a transformer of scikit-learn's, for pipelines and grid searches.
+
+    With `run` it embeds by what that run or export has learned, and `fit` changes nothing. Without, `fit` pretrains on
+    the images that it is given, and never looks at labels.
+
+        Embedder.from_run("runs/digits").transform(images)
+        make_pipeline(Embedder(run="runs/digits"), LogisticRegression()).fit(images, labels)
+        Embedder(steps=2000, image_size=32).fit("photos").transform("photos")
+
+    Args:
+      run: a run directory or an export. t: noise level that `transform` reads; several, which it puts side by side;
+        "all", those of the probe; None, the one that the run's probe chose. feature: such as z, encoder_2 or
+        denoiser_1; None, what the probe chose.
+      config: fields that take the place of what the parameters below make of them, {"model.depth": 6}, or a whole
+        config. arm: the method, one of `ddm_embed.arms.ARMS`. steps, batch_size: of the training. image_size: side
+        that images of a folder or a list are resized to. kind: "images" or "sequences", where an array could be
+        either; "auto" decides by its axes. workdir: a run directory to train in, which resumes and stays; else a
+        temporary one. value_range: black and white in arrays of floats. random_state: of the training.
+
+    Attributes:
+      frozen_: the encoder, of `ddm_embed.frozen`. n_features_in_: where it was fitted to rows of numbers.
+    """
+
+    def __init__(
+        self,
+        run=None,
+        *,
+        t: Levels = None,
+        feature=None,
+        config=None,
+        arm="ddm",
+        steps=1000,
+        batch_size=64,
+        image_size=None,
+        kind="auto",
+        workdir=None,
+        value_range=(0.0, 1.0),
+        random_state=0,
+    ):
+        self.run, self.t, self.feature = run, t, feature
+        self.config, self.arm, self.steps, self.batch_size = config, arm, steps, batch_size
+        self.image_size, self.kind, self.workdir = image_size, kind, workdir
+        self.value_range, self.random_state = value_range, random_state
+
+    @classmethod
+    def from_run(cls, workdir: str | Path, **parameters: Any) -> Self:
+        """An embedder of a trained run, opened.
+
+        Raises:
+          UserError: there is no run, or no sound checkpoint of it.
+        """
+        embedder = cls(run=str(workdir), **parameters)
+        embedder._frozen()
+        return embedder
+
+    @classmethod
+    def from_export(cls, folder: str | Path, **parameters: Any) -> Self:
+        """An embedder of what `python -m ddm_embed.export` wrote, opened.
+
+        Raises:
+          UserError: it is not there, or not as it was written.
+        """
+        return cls.from_run(folder, **parameters)
+
+    def fit(self, images: Any, y: Any = None) -> Self:
+        """Pretrains on images, or opens `run` where that is given.
+
+        Args:
+          images: arrays uint8 [number, height, width, channel] or [number, height, width], floats within
+            `value_range`; PIL images; a list of these or of files; a folder. Sequences: [number, length, channel], or
+            rows of numbers [number, length]. y: ignored.
+
+        Raises:
+          UserError: they are none of these, cannot be read, or cannot be trained on.
+        """
+        if self.run is not None:
+            self._frozen()
+            return self
+        seed = self.random_state
+        if not isinstance(seed, (int, np.integer)):
+            seed = check_random_state(seed).randint(2**31 - 1)
+        shown = _folder(images) or self._training_array(images)
+        settings = dict(arm=self.arm, steps=self.steps, batch_size=self.batch_size, seed=int(seed))
+        with tempfile.TemporaryDirectory(prefix="ddm_embed_") as temporary:
+            workdir = Path(temporary) / "run" if self.workdir is None else files.place(str(self.workdir))
+            self.frozen_ = pretrain(shown, workdir, self.image_size, _flat(self.config), **settings)
+        return self
+
+    def transform(self, images: Any, t: Levels = None) -> Float[np.ndarray, "number dim"]:
+        """Embeddings, float32 [number, dim]; of several noise levels side by side.
+
+        Args:
+          images: as for `fit`; of any size, resized with a warning. t: in place of the parameter.
+
+        Raises:
+          UserError: as `fit`; a noise level outside [0, 1].
+          NotFittedError: neither `run` was given nor `fit` called.
+        """
+        found = self.trajectory(images, self.t if t is None else t)
+        return found.reshape(len(found), -1)
+
+    def trajectory(self, images: Any, t: Levels = "all") -> Float[np.ndarray, "number time dim"]:
+        """As `transform`, with an axis of the noise levels."""
+        frozen = self._frozen()
+        if _is_table(images) and (frozen.scale is not None or hasattr(self, "n_features_in_")):
+            images = validate_data(self, images, reset=False, dtype="numeric")
+        shown = as_model_input(images, frozen.image_shape, self.value_range, frozen.scale)
+        return frozen.embed(shown, self.levels(t), self.feature)
+
+    def levels(self, t: Levels = None) -> list[float]:
+        """The noise levels that a `t` stands for.
+
+        Raises:
+          UserError: it is neither a number, nor several, nor "all".
+        """
+        frozen = self._frozen()
+        if t is None:
+            return [frozen.choice.t]
+        if isinstance(t, str):
+            if t != "all":
+                raise UserError(f't={t!r}: expected a number, several, "all", or None for the probe\'s choice')
+            return list(frozen.levels)
+        return [float(level) for level in np.atleast_1d(t)]
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Names of the entries that `transform` gives: FEATURE_I, or FEATURE_tT_I where there are several levels."""
+        frozen, levels = self._frozen(), self.levels(self.t)
+        feature = self.feature or frozen.choice.feature
+        told = [f"{feature}_t{t:g}" for t in levels] if len(levels) > 1 else [feature]
+        return np.array([f"{name}_{i}" for name in told for i in range(frozen.width(feature))], dtype=object)
+
+    def _frozen(self) -> Frozen:
+        if not hasattr(self, "frozen_"):
+            if self.run is None:
+                raise NotFittedError("this Embedder has learned nothing yet: call fit, or give it a run")
+            self.frozen_ = open_any(files.place(str(self.run)))
+        return self.frozen_
+
+    def _training_array(self, images: Any) -> np.ndarray:
+        """uint8 [number, height, width, channel], or float sequences [number, length, channel]."""
+        if _is_table(images):
+            images = validate_data(self, images, dtype="numeric", ensure_min_samples=2)
+        if self.kind not in ("auto", "images", "sequences"):
+            raise UserError(f"kind={self.kind!r}; use auto, images or sequences")
+        axes = np.ndim(images) if hasattr(images, "ndim") else None
+        if self.kind == "sequences" or (self.kind == "auto" and axes == 2):
+            return as_sequences(images)
+        if self.kind == "auto" and axes == 3 and images.dtype != np.uint8:
+            raise UserError(
+                f"an array of {images.dtype} {list(images.shape)} may be grey images or sequences; set kind='images' "
+                "or kind='sequences'"
+            )
+        return as_uint8(images, self.image_size, self.value_range)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self.run is not None or hasattr(self, "frozen_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = tags.input_tags.three_d_array = True
+        tags.requires_fit = self.run is None
+        tags.transformer_tags.preserves_dtype = []  # float32, whatever comes in
+        return tags
+
+
+def _folder(images: Any) -> Path | None:
+    return Path(images) if isinstance(images, (str, Path)) else None
+
+
+def _is_table(images: Any) -> bool:
+    """Whether these are rows of numbers, as other estimators take."""
+    if isinstance(images, (str, Path)):
+        return False
+    if hasattr(images, "__array__"):
+        array = np.asarray(images)
+        return array.ndim < 3 and array.dtype != object
+    return (
+        isinstance(images, Sequence)
+        and len(images) > 0
+        and isinstance(images[0], (Sequence, int, float))
+        and (not isinstance(images[0], str))
+    )
+
+
+def _flat(config: ConfigDict | Mapping[str, Any] | None) -> dict[str, Any]:
+    return {} if config is None else config_lib.flatten(config)
