@@ -87,8 +87,9 @@ def change(config: ConfigDict, changes: dict[str, Any]) -> None:
 
 
 def patch_for(size: tuple[int, int]) -> int:
-    """The largest patch that divides both sides, is at most 16 and leaves 7 tokens or more along the shorter one, 4 where
-    that has less than 28 pixels; 1 if there is none. Of a sequence, whose height is 1, the length alone counts."""
+    """The largest patch that divides both sides, is at most 16 and leaves 7 tokens or more along the shorter one, or 4
+    where that has less than 28 pixels; 1 if there is none. Of a sequence, whose height is 1, the length alone counts.
+    """
     sides = [side for side in size if side > 1] or [1]
     shorter = min(sides)
     tokens = next(least for pixels, least in TOKENS.items() if shorter >= pixels)

@@ -93,9 +93,9 @@ def as_uint8(
         image_shape = (*size, max(min(shape[2], 3) for shape in shapes))
     other = sum(_shape_of(image)[:2] != image_shape[:2] for image in images)
     if other:
-        height, width = image_shape[:2]
+        side = "x".join(map(str, image_shape[:2]))
         warnings.warn(
-            f"{other} of {len(images)} images are not {height}x{width}: resized by the shorter side, cut about the centre",
+            f"{other} of {len(images)} images are not {side}: resized by the shorter side, cut about the centre",
             stacklevel=2,
         )
     return np.stack([_fit(image, image_shape) for image in images])
