@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from ddm_embed import patches
 from ddm_embed.baselines import networks as baseline_networks
 from ddm_embed.baselines.reconstruction import Autoencoder, MaskedAutoencoder, visible_tokens
 from ddm_embed.baselines.supervised import Supervised
@@ -148,7 +149,7 @@ def make_models(
     visible = None
     if config.objective.name == "mae":
         patch = resolve(model.variant, model.width, model.depth, model.heads)[3]
-        visible = visible_tokens(image_shape[0] * image_shape[1] // patch**2, config.objective.mask_share)
+        visible = visible_tokens(patches.tokens(image_shape, patch), config.objective.mask_share)
     return build(
         variant=model.variant,
         image_shape=image_shape,

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from ddm_embed import patches
 from ddm_embed.bounds import CHOICES, IDLE, PROBE_RANGES, RANGES, SAMPLE_RANGES
 from ddm_embed.config import default
 from ddm_embed.diffusion.sampler import SAMPLERS
@@ -157,7 +158,8 @@ def _check_diffusion(config: ConfigDict) -> None:
 
 
 def validate_against(config: ConfigDict, image_shape: tuple[int, int, int], devices: int, platform: str) -> None:
-    """Checks the config against the images, (height, width, channel), and the devices: how many, "cpu", "gpu" or "tpu".
+    """Checks the config against the images, (height, width, channel), whose height is 1 of sequences, and the devices:
+    how many, and "cpu", "gpu" or "tpu".
 
     Raises:
       UserError: naming the first field that is wrong.
@@ -165,20 +167,28 @@ def validate_against(config: ConfigDict, image_shape: tuple[int, int, int], devi
     height, width, _ = image_shape
     model = config.model
     model_width, _, _, patch = resolve(model.variant, model.width, model.depth, model.heads)
-    if height % patch or width % patch:
-        common = [p for p in range(1, min(height, width) + 1) if height % p == 0 and width % p == 0]
+    sequence = patches.is_sequence(image_shape)
+    least, most = (width, width) if sequence else sorted((height, width))
+    what = f"sequences of {width} samples" if sequence else f"images of {height}x{width}"
+    if least % patch or most % patch:
+        common = [p for p in range(1, least + 1) if least % p == 0 and most % p == 0]
         raise UserError(
-            f"config.model.variant={config.model.variant!r}: patch {patch} does not divide images of {height}x{width}; "
+            f"config.model.variant={config.model.variant!r}: patch {patch} does not divide {what}; "
             f"use a patch of {', '.join(map(str, common))}"
         )
-    if config.objective.name == "mae" and height * width == patch**2:
+    if config.objective.name == "mae" and patches.tokens(image_shape, patch) == 1:
         raise UserError(
-            f"config.model.variant={model.variant!r}: images of {height}x{width} are one patch, and "
+            f"config.model.variant={model.variant!r}: {what} are one patch, and "
             "config.objective.name=mae shows the encoder some of several; use a smaller patch"
         )
+    if sequence and config.data.augment not in ("none", "crop"):
+        raise UserError(
+            f"config.data.augment={config.data.augment}: played backwards, stretched or coloured, a sequence is "
+            "another one; use crop, which shifts it in time, or none"
+        )
     padding = config.data.crop_padding
-    if "crop" in config.data.augment and padding is not None and padding >= min(height, width):
-        raise UserError(f"config.data.crop_padding={padding} must be less than the image's side, {min(height, width)}")
+    if "crop" in config.data.augment and padding is not None and padding >= least:
+        raise UserError(f"config.data.crop_padding={padding} must be less than the side of {what}, {least}")
     if model.attention == "cudnn" and platform != "gpu":
         raise UserError(f"config.model.attention='cudnn' needs a GPU, this is a {platform}; use auto")
     if model.attention == "cudnn" and model.dtype == "float32":

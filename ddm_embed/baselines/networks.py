@@ -16,7 +16,7 @@ class Networks(NamedTuple):
     encode(params, image, t [batch], visible int [batch, token] or None) -> an embedding, of the visible tokens alone if
       given; t is of no effect.
     decode(params, z [batch, dim]) -> image [batch, height, width, channel].
-    fill(params, tokens [batch, token, dim] of the encoder, order int [batch, token]) -> patches [batch, token, pixel]
+    fill(params, tokens [batch, token, dim] of the encoder, order int [batch, token]) -> patches [batch, token, entry]
       in their places, where `order` lists all places, the visible ones first.
     project(params, z) -> [batch, dim] and predict(params, projection) -> like it.
     classify(params, z) -> logits [batch, class].

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
+from ddm_embed import patches
 from ddm_embed.baselines.networks import Networks, static
 from ddm_embed.diffusion.objective import Code, Params, gaussian_kl
 from ddm_embed.diffusion.prediction import Image, Level
@@ -75,7 +75,7 @@ class MaskedAutoencoder:
     He et al. 2022, arXiv 2111.06377.
 
     Attributes:
-      patch: pixels along a side. mask_share: of the patches, which the encoder does not see.
+      patch: pixels along a side, of a sequence its samples. mask_share: of the patches, which the encoder does not see.
       normalise: whether a patch is predicted less its mean and over its standard deviation (their sec. 3).
     """
 
@@ -85,8 +85,8 @@ class MaskedAutoencoder:
 
     def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int, logits: None = None) -> Mask:
         """A step's random numbers; see `diffusion.objective.Objective.draw`."""
-        batch, height, width, _ = x0.shape
-        return Mask(jnp.argsort(jax.random.uniform(key, (batch, height * width // self.patch**2)), axis=1))
+        places = len(x0), patches.tokens(x0.shape, self.patch)
+        return Mask(jnp.argsort(jax.random.uniform(key, places), axis=1))
 
     def loss(
         self, networks: Networks, params: Params, target_params: Params, x0: Image, draws: Mask
@@ -96,7 +96,7 @@ class MaskedAutoencoder:
         visible = visible_tokens(tokens, self.mask_share)
         seen = static(networks, params, x0, draws.order[:, :visible]).tokens[-1]
         guess = networks.fill(params, seen, draws.order).astype(jnp.float32)
-        target = patches(x0, self.patch)
+        target = patches.cut(x0, self.patch)
         if self.normalise:
             target = target - jnp.mean(target, axis=-1, keepdims=True)
             # The 1e-6 is of their released code.
@@ -110,8 +110,3 @@ class MaskedAutoencoder:
 def visible_tokens(tokens: int, mask_share: float) -> int:
     """How many of an image's tokens the encoder sees: at least one, and not all."""
     return min(max(1, round(tokens * (1 - mask_share))), tokens - 1)
-
-
-def patches(image: Image, patch: int) -> Float[Array, "batch token pixel"]:
-    """An image's patches, row by row, each as its pixels."""
-    return rearrange(image, "b (h p) (w q) c -> b (h w) (p q c)", p=patch, q=patch)

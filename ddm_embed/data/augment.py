@@ -4,43 +4,44 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Float32, Key, UInt8
 
 from ddm_embed.data import colour
+from ddm_embed.patches import is_sequence
 
 AUGMENTATIONS = ("none", "flip", "crop", "crop+flip", "resized+flip", "simclr")
 
 Image = Float[Array, "batch height width channel"]
+Stored = UInt8[Array, "batch height width channel"] | Float32[Array, "batch height width channel"]
 
 AREA = (0.2, 1.0)  # of a resized crop, as a share of the image's
 ASPECT = (3 / 4, 4 / 3)  # its width over its height, relative to the image's
 
 
-def to_float(image: UInt8[Array, "batch height width channel"]) -> Image:
-    """uint8 to float32 in [-1, 1]."""
-    return image.astype(jnp.float32) / 127.5 - 1.0
+def to_float(image: Stored) -> Image:
+    """uint8 to float32 in [-1, 1]; what is float32 already, standardised sequences, is left as it is."""
+    return image if image.dtype == jnp.float32 else image.astype(jnp.float32) / 127.5 - 1.0
 
 
-def augment(
-    key: Key[Array, ""], image: UInt8[Array, "batch height width channel"], kind: str, padding: int | None
-) -> Image:
-    """A random view of each image, float32 [batch, height, width, channel] in [-1, 1].
+def augment(key: Key[Array, ""], image: Stored, kind: str, padding: int | None) -> Image:
+    """A random view of each image, float32 [batch, height, width, channel], in [-1, 1] or standardised.
 
     Each image's draw depends on the key and its place in the global batch, so not on how the batch is split.
 
     Args:
       key: random key.
-      image: uint8.
+      image: uint8, or float32 of sequences [batch, 1, length, channel].
       kind: one of `AUGMENTATIONS`; "crop" shifts by up to `padding` pixels over reflected borders, "flip" mirrors left
         and right with probability one half, "resized" shows a random rectangle of the image at full size, "simclr" is
-        "resized+flip" and then `colour.distort`.
-      padding: pixels; an eighth of the height (at least 1) if None.
+        "resized+flip" and then `colour.distort`. For sequences there are "none" and "crop", which shifts in time.
+      padding: pixels; an eighth of the height (at least 1) if None, of a sequence's length.
     """
-    batch, height = image.shape[:2]
+    batch, height, width = image.shape[:3]
     crop_key, flip_key = jax.random.split(key)
     view = to_float(image)
     if "crop" in kind:
-        view = _crop(crop_key, view, padding or max(1, height // 8))
+        side = width if is_sequence(image.shape) else height
+        view = _crop(crop_key, view, padding or max(1, side // 8))
     if kind in ("resized+flip", "simclr"):
         view = _resized_crop(crop_key, view)
     if "flip" in kind or kind == "simclr":
@@ -53,7 +54,10 @@ def augment(
 
 def _crop(key: Key[Array, ""], image: Image, padding: int) -> Image:
     shift = jax.random.randint(key, (len(image), 2), 0, 2 * padding + 1)
-    padded = jnp.pad(image, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
+    down = padding
+    if is_sequence(image.shape):
+        down, shift = 0, shift.at[:, 0].set(0)
+    padded = jnp.pad(image, ((0, 0), (down, down), (padding, padding), (0, 0)), mode="reflect")
 
     def cut(padded_image, offset):
         return jax.lax.dynamic_slice(padded_image, (offset[0], offset[1], 0), image.shape[1:])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Key
 
+from ddm_embed import patches
 from ddm_embed.models import wide_resnet
 from ddm_embed.models.adversary import Adversary
 from ddm_embed.models.dit import Denoiser, code_scale
@@ -94,7 +95,7 @@ class Models:
             else:
                 codes = 2 if encoder.gaussian else 1
                 tokens = self._tokens(encoder)
-                embedded = 2 * tokens * encoder.patch**2 * self.image_shape[2] * encoder.width
+                embedded = 2 * tokens * patches.entries(self.image_shape, encoder.patch) * encoder.width
                 flops["encoder"] = embedded + _trunk_flops(encoder, self.visible or tokens)
                 if self.visible is None:  # MAE's z is no part of its loss
                     flops["encoder"] += 2 * encoder.width * encoder.dim * codes
@@ -110,12 +111,12 @@ class Models:
         return flops
 
     def _tokens(self, trunk: Trunk) -> int:
-        return self.image_shape[0] * self.image_shape[1] // trunk.patch**2
+        return patches.tokens(self.image_shape, trunk.patch)
 
     def _image_flops(self, trunk: Denoiser | MaskedDecoder) -> int:
         """Of a trunk that puts out an image: with its way in, what it is told, and its way out."""
         tokens, dim = self._tokens(trunk), trunk.width
-        pixels = 2 * tokens * dim * trunk.patch**2 * self.image_shape[2]
+        pixels = 2 * tokens * dim * patches.entries(self.image_shape, trunk.patch)
         flops = _trunk_flops(trunk, tokens) + pixels
         if isinstance(trunk, MaskedDecoder):
             return flops + 2 * self.visible * self.encoder.width * dim
@@ -188,7 +189,7 @@ def build(
 
     Args:
       variant: such as "S/4", the width and depth of a DiT and its patch.
-      image_shape: (height, width, channel).
+      image_shape: (height, width, channel); (1, length, channel) of sequences.
       embedding_dim: entries of z; None for a denoiser without an encoder.
       sphere: z on the unit sphere.
       gaussian: a code with a mean and a log-variance.
@@ -236,9 +237,8 @@ def build(
         predictor = Mlp(hidden, projection) if objective == "byol" else None
         return dataclasses.replace(models, projector=Mlp(hidden, projection), predictor=predictor)
     if objective == "mae":
-        height, width, channels = image_shape
-        grid = height // patch, width // patch
-        decoder = MaskedDecoder(depth=depth, grid=grid, channels=channels, **trunk)
+        grid, entries = patches.grid(image_shape, patch), patches.entries(image_shape, patch)
+        decoder = MaskedDecoder(depth=depth, grid=grid, entries=entries, **trunk)
         return dataclasses.replace(models, decoder=decoder, visible=visible)
     if objective == "supervised":
         return dataclasses.replace(models, classifier=nn.Dense(classes))

@@ -3,10 +3,10 @@
 import math
 
 import jax.numpy as jnp
-from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from ddm_embed import patches
 from ddm_embed.models.layers import Tokens, Trunk, modulate, modulation
 
 Image = Float[Array, "batch height width channel"]
@@ -29,7 +29,8 @@ class Denoiser(Trunk):
         """The prediction, float32 [batch, height, width, channel], and the tokens that each block puts out.
 
         Args:
-          xt: noised images [batch, height, width, channel]; patch divides height and width.
+          xt: noised images [batch, height, width, channel]; patch divides height and width, of a sequence
+            its length.
           t: noise levels in [0, 1], [batch].
           z: embeddings [batch, dim], or None for a denoiser that is told nothing of the image.
         """
@@ -40,10 +41,9 @@ class Denoiser(Trunk):
         features = self.blocks(self.tokens(xt), condition)
         shift, scale = modulation(2, self.width, self.dtype)(condition)
         x = modulate(features[-1], shift, scale, self.dtype)
-        size = self.patch**2 * xt.shape[-1]
+        size = patches.entries(xt.shape, self.patch)
         x = nn.Dense(size, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="pixels")(x)
-        rows = xt.shape[1] // self.patch
-        image = rearrange(x, "b (h w) (p q c) -> b (h p) (w q) c", h=rows, p=self.patch, q=self.patch)
+        image = patches.join(x, xt.shape, self.patch)
         return image.astype(jnp.float32), features
 
 

@@ -28,18 +28,18 @@ class MaskedDecoder(Trunk):
     """MAE's decoder (He et al. 2022, arXiv 2111.06377): visible tokens and mask tokens in their places -> all patches.
 
     Attributes:
-      grid: rows and columns of tokens. channels: of the image.
+      grid: rows and columns of tokens. entries: numbers in a patch.
       (and those of `Trunk`)
     """
 
     grid: tuple[int, int] = (1, 1)
-    channels: int = 1
+    entries: int = 1
 
     @nn.compact
     def __call__(
         self, tokens: Tokens, order: Int[Array, "batch token"], t: Float[Array, " batch"]
-    ) -> Float[Array, "batch token pixel"]:
-        """Patches [batch, token, patch^2 channel] in their places, float32.
+    ) -> Float[Array, "batch token entry"]:
+        """Patches [batch, token, entry] in their places, float32.
 
         Args:
           tokens: the encoder's last, of the visible places.
@@ -55,4 +55,4 @@ class MaskedDecoder(Trunk):
         x = x + jnp.asarray(positions(*self.grid, self.width), x.dtype)
         x = self.blocks(x, self.time(t))[-1]
         x = nn.LayerNorm(dtype=self.dtype, name="last_norm")(x)
-        return nn.Dense(self.patch**2 * self.channels, dtype=self.dtype, name="pixels")(x).astype(jnp.float32)
+        return nn.Dense(self.entries, dtype=self.dtype, name="pixels")(x).astype(jnp.float32)

@@ -15,6 +15,8 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from ddm_embed import patches
+
 Tokens = Float[Array, "batch token dim"]
 Condition = Float[Array, "batch dim"]
 
@@ -38,8 +40,8 @@ class Trunk(nn.Module):
 
     Attributes:
       width: dim of a token. depth: number of blocks. heads: attention heads, dividing width. patch: pixels along a
-      side of a patch. mlp_ratio: hidden width of the MLP over width. qk_norm: RMS-normalise queries and keys.
-      attention: "xla" or "cudnn" (fused, on a GPU). dtype: of the matrix products. remat: one of `REMAT`. scan: whether
+      side of a patch, of a sequence its samples. mlp_ratio: hidden width of the MLP over width. qk_norm: RMS-normalise
+      queries and keys. attention: "xla" or "cudnn" (fused, on a GPU). dtype: of the matrix products. remat: one of `REMAT`. scan: whether
       the blocks are one scan, whose parameters are stacked: faster to compile, slower to run. place: applied to the
       tokens [batch, token, dim] between blocks and to the condition [batch, dim]: where they lie, not what they are.
     """
@@ -58,10 +60,9 @@ class Trunk(nn.Module):
 
     def tokens(self, image: Float[Array, "batch height width channel"]) -> Tokens:
         """Patches of the image, embedded, with positions added; for use inside a compact `__call__`."""
-        x = rearrange(image, "b (h p) (w q) c -> b (h w) (p q c)", p=self.patch, q=self.patch)
+        x = patches.cut(image, self.patch)
         x = nn.Dense(self.width, dtype=self.dtype, kernel_init=_xavier, name="patches")(x)
-        grid = image.shape[1] // self.patch, image.shape[2] // self.patch
-        return x + jnp.asarray(positions(*grid, self.width), x.dtype)
+        return x + jnp.asarray(positions(*patches.grid(image.shape, self.patch), self.width), x.dtype)
 
     def blocks(self, x: Tokens, condition: Condition) -> tuple[Tokens, ...]:
         """What each block puts out, from the first on; for use inside a compact `__call__`."""
@@ -178,7 +179,8 @@ def modulate(x: Tokens, shift: Float[Array, "batch 1 dim"], scale: Float[Array, 
 def positions(rows: int, columns: int, width: int) -> Float[np.ndarray, "token dim"]:
     """Fixed two-dimensional sine-cosine positions, [rows * columns, width]; width must divide by 4.
 
-    Half of the width tells the row and half the column, as in MAE (He et al. 2022, arXiv 2111.06377, their code).
+    Half of the width tells the row and half the column, as in MAE (He et al. 2022, arXiv 2111.06377, their code). A
+    sequence has one row, so that half of them is the same everywhere.
     """
     frequency = 1.0 / 10000 ** (np.arange(width // 4) / (width // 4))
 

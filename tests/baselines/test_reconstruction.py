@@ -7,8 +7,9 @@ from scipy import stats
 
 from ddm_embed import arms, system
 from ddm_embed.baselines.networks import Networks
-from ddm_embed.baselines.reconstruction import Autoencoder, MaskedAutoencoder, patches, visible_tokens
+from ddm_embed.baselines.reconstruction import Autoencoder, MaskedAutoencoder, visible_tokens
 from ddm_embed.models.encoder import Embedding
+from ddm_embed.patches import cut
 
 X0 = jax.random.uniform(jax.random.key(0), (4, 8, 12, 3), minval=-1, maxval=1)
 
@@ -138,4 +139,4 @@ def test_some_patches_are_seen_and_some_are_not():
 
 def test_patches_are_rows_of_pixels():
     image = jnp.arange(16.0).reshape(1, 4, 4, 1)
-    assert patches(image, 2)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    assert cut(image, 2)[0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
