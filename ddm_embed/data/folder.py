@@ -31,6 +31,10 @@ class FolderImages:
     shape: tuple[int, int, int, int]
     resize: bool
 
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
+
     def __getitem__(self, positions: np.ndarray) -> UInt8[np.ndarray, "batch height width channel"]:
         return np.stack([decode(self.files[i], self.shape[1:], self.resize) for i in positions])
 

@@ -19,7 +19,8 @@ from jaxtyping import Array, Int
 from ddm_embed.data.source import Images, read_all
 from ddm_embed.parallel.mesh import BATCH_AXES
 
-Batch = dict[str, Array]  # image: uint8 [batch, height, width, channel]; where they are asked for, label: int32 [batch]
+# image: uint8 [batch, height, width, channel], or float32 of sequences; where they are asked for, label: int32 [batch]
+Batch = dict[str, Array]
 
 AHEAD = 3  # batches that a streamed run reads before they are asked for
 
@@ -50,7 +51,7 @@ class Order:
 
 def fits(images: Images, gib: float, mesh: Mesh) -> bool:
     """Whether the images may be kept on every device: within `gib` GiB, and a quarter of the device's memory."""
-    size = int(np.prod(images.shape, dtype=np.int64))
+    size = int(np.prod(images.shape, dtype=np.int64)) * np.dtype(images.dtype).itemsize
     memory = (mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
     return size <= min(gib * 2**30, memory / 4 if memory else np.inf)
 
@@ -64,7 +65,7 @@ def batches(
     threads: int,
     labels: Int[np.ndarray, " number"] | None = None,
 ) -> Iterator[Batch]:
-    """Batches from step `start` on, without end; uint8, split over the mesh's batch axes.
+    """Batches from step `start` on, without end; as the source stores them, split over the mesh's batch axes.
 
     Args:
       images: the training images.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float32, Int, UInt8
 from ml_collections import ConfigDict
 
 from ddm_embed.data.sequences import Scale
@@ -21,13 +21,17 @@ from ddm_embed.files import write_whole
 
 HOLD_OUT_SEED = 0  # of the test split drawn from a dataset without one: part of the dataset, not of a run
 
+Stored = UInt8[np.ndarray, "batch height width channel"] | Float32[np.ndarray, "batch height width channel"]
+
 
 class Images(Protocol):
-    """uint8 images of one shape, read by position; a NumPy array or memory map of the right shape is one."""
+    """Images of one shape, read by position: uint8, or float32 of standardised sequences, images of height 1. A NumPy
+    array or memory map of the right shape is one."""
 
     shape: tuple[int, int, int, int]  # (number, height, width, channel)
+    dtype: np.dtype
 
-    def __getitem__(self, positions: np.ndarray) -> UInt8[np.ndarray, "batch height width channel"]: ...
+    def __getitem__(self, positions: np.ndarray) -> Stored: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,7 +79,9 @@ def open_source(config: ConfigDict) -> Source:
 
         source = folder.open_folder(Path(rest), config.data.image_size, config.data.threads)
     elif kind == "arrays" and rest:
-        source = _arrays(Path(rest))
+        from ddm_embed.data import arrays
+
+        source = arrays.open_arrays(Path(rest))
     else:
         raise UserError(f"config.data.name={config.data.name!r}; use digits, tfds:NAME, folder:PATH or arrays:PATH")
     if source.test is None and source.train.read_labels is not None and config.data.test_fraction > 0:
@@ -94,20 +100,23 @@ def check_same(source: Source, file: Path) -> None:
         "test_images": None if source.test is None else len(source.test),
         "image_shape": list(source.image_shape),
     }
+    if source.scale is not None:
+        sizes["scale"] = source.scale.to_json()
     if not file.exists():
         write_whole(file, json.dumps(sizes) + "\n")
         return
     before = json.loads(file.read_text())
-    if before != sizes:
+    same_scale = Scale.alike(Scale.from_json(before.get("scale")), source.scale)
+    if not same_scale or any(before.get(name) != value for name, value in sizes.items() if name != "scale"):
         changed = ", ".join(f"{name} was {before.get(name)}, is {sizes[name]}" for name in sizes)
         raise UserError(f"{source.name} has changed since the run in {file.parent} began ({changed}); bring it back")
 
 
-def read_all(images: Images, threads: int, chunk: int = 1024) -> UInt8[np.ndarray, "number height width channel"]:
+def read_all(images: Images, threads: int, chunk: int = 1024) -> Stored:
     """All images, in order, in memory; a source that decodes is read by several threads."""
     if isinstance(images, np.ndarray):
         return np.ascontiguousarray(images)
-    everything = np.empty(images.shape, np.uint8)
+    everything = np.empty(images.shape, images.dtype)
 
     def read(start: int) -> None:
         positions = np.arange(start, min(start + chunk, len(everything)))
@@ -130,7 +139,11 @@ class Subset:
     def shape(self) -> tuple[int, int, int, int]:
         return (len(self.positions), *self.images.shape[1:])
 
-    def __getitem__(self, positions: np.ndarray) -> UInt8[np.ndarray, "batch height width channel"]:
+    @property
+    def dtype(self) -> np.dtype:
+        return self.images.dtype
+
+    def __getitem__(self, positions: np.ndarray) -> Stored:
         return self.images[self.positions[positions]]
 
 
@@ -163,59 +176,14 @@ def _digits() -> Source:
     return Source("digits", *splits, classes=tuple("0123456789"))
 
 
-def _arrays(path: Path) -> Source:
-    """train_images.npy, uint8 [number, height, width(, channel)], and, where they exist, train_labels.npy, int
-    [number], test_images.npy and test_labels.npy; memory-mapped."""
-
-    def load(name: str) -> np.ndarray | None:
-        file = path / f"{name}.npy"
-        if not file.exists():
-            return None
-        try:
-            array = np.load(file, mmap_mode="r")
-        except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"{file}: not a readable .npy array ({error})") from error
-        if not isinstance(array, np.ndarray):
-            raise UserError(f"{file}: an archive of arrays; expected one array, as numpy.save writes it")
-        return array
-
-    def split(name: str) -> Split | None:
-        images, labels = load(f"{name}_images"), load(f"{name}_labels")
-        if images is None:
-            return None
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or 0 in images.shape:
-            raise UserError(
-                f"{path}/{name}_images.npy: {images.dtype} {list(images.shape)}; "
-                "expected uint8 [number, height, width, channel] or [number, height, width]"
-            )
-        images = images if images.ndim == 4 else images[..., None]
-        if labels is None:
-            return Split(images, None)
-        if (
-            labels.shape != images.shape[:1]
-            or labels.dtype.kind not in "iu"
-            or not 0 <= labels.min() <= labels.max() < 2**31
-        ):
-            raise UserError(
-                f"{path}/{name}_labels.npy: {labels.dtype} {list(labels.shape)}; "
-                f"expected class numbers from 0, int [{len(images)}]"
-            )
-        return Split(images, lambda: np.asarray(labels, np.int32))
-
-    train, test = split("train"), split("test")
-    if train is None:
-        raise UserError(f"{path}/train_images.npy: no such file; arrays:PATH needs it (uint8, [number, h, w, channel])")
-    if test is not None and test.images.shape[1:] != train.images.shape[1:]:
-        raise UserError(
-            f"{path}: test images of {list(test.images.shape[1:])}, train images of {list(train.images.shape[1:])}"
-        )
-    return Source(f"arrays:{path}", train, test, classes=None)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class _TfdsImages:
     records: Sequence
     shape: tuple[int, int, int, int]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
 
     def __getitem__(self, positions: np.ndarray) -> UInt8[np.ndarray, "batch height width channel"]:
         return np.stack([record["image"] for record in self.records.__getitems__(positions.tolist())])

@@ -41,9 +41,10 @@ class Trunk(nn.Module):
     Attributes:
       width: dim of a token. depth: number of blocks. heads: attention heads, dividing width. patch: pixels along a
       side of a patch, of a sequence its samples. mlp_ratio: hidden width of the MLP over width. qk_norm: RMS-normalise
-      queries and keys. attention: "xla" or "cudnn" (fused, on a GPU). dtype: of the matrix products. remat: one of `REMAT`. scan: whether
-      the blocks are one scan, whose parameters are stacked: faster to compile, slower to run. place: applied to the
-      tokens [batch, token, dim] between blocks and to the condition [batch, dim]: where they lie, not what they are.
+      queries and keys. attention: "xla" or "cudnn" (fused, on a GPU). dtype: of the matrix products. remat: one of
+      `REMAT`. scan: whether the blocks are one scan, whose parameters are stacked: faster to compile, slower to run.
+      place: applied to the tokens [batch, token, dim] between blocks and to the condition [batch, dim]: where they lie,
+      not what they are.
     """
 
     width: int
