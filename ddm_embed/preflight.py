@@ -28,7 +28,9 @@ logger = logging.getLogger("ddm_embed")
 
 TOPOLOGY = flags.DEFINE_string("topology", None, "A TPU slice, such as v5e:16x16; or here, this machine's devices.")
 MESH = flags.DEFINE_string("mesh", None, "Sizes of the mesh's axes, such as data=64,fsdp=4; the config's by default.")
-IMAGE = flags.DEFINE_string("image", None, "HEIGHTxWIDTHxCHANNELS of the images, where the dataset is not at hand.")
+IMAGE = flags.DEFINE_string(
+    "image", None, "HEIGHTxWIDTHxCHANNELS of the images, 1xLENGTHxCHANNELS of sequences; else the dataset's."
+)
 SWEEP = flags.DEFINE_bool("sweep", False, "Tabulate smaller slices and other meshes too, and name the best.")
 CHIPS = flags.DEFINE_list("chips", [], "Sizes of the slices that --sweep tries; by default a quarter of it, and all.")
 MEND = flags.DEFINE_bool("mend", False, "Where the step does not fit, compile changes in turn until one does.")
@@ -158,7 +160,9 @@ def image_shape(config: ConfigDict) -> tuple[int, int, int]:
     """
     if IMAGE.value:
         if not re.fullmatch(r"[1-9]\d*x[1-9]\d*x[1-9]\d*", IMAGE.value):
-            raise UserError(f"--image={IMAGE.value}: expected HEIGHTxWIDTHxCHANNELS, such as 256x256x3")
+            raise UserError(
+                f"--image={IMAGE.value}: expected HEIGHTxWIDTHxCHANNELS, such as 256x256x3, or 1xLENGTHxCHANNELS"
+            )
         return tuple(map(int, IMAGE.value.split("x")))
     if config.data.image_size:
         return (config.data.image_size, config.data.image_size, 3)

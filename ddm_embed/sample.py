@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from ddm_embed import cli, files
 from ddm_embed import config as config_lib
+from ddm_embed.data.augment import to_float
 from ddm_embed.data.source import Source, Split, check_same, open_source, read_all, subset
 from ddm_embed.decode import needs
 from ddm_embed.decode.needs import obstacle
@@ -72,7 +73,7 @@ def choose(source: Source, run: ConfigDict, config: ConfigDict) -> Shown:
     """
 
     def read(split: Split) -> np.ndarray:
-        return read_all(split.images, run.data.threads).astype(np.float32) / 127.5 - 1
+        return to_float(read_all(split.images, run.data.threads))
 
     if source.test is not None:
         shown, rest = splits.sample(source.test, config.images, config.seed), source.train

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddm_embed.decode.generate import Told, denoiser, draw_noise, encode, over_batch, sample, stream, tell_of
+from ddm_embed.decode.generate import Told, bounded, denoiser, draw_noise, encode, over_batch, sample, stream, tell_of
 from ddm_embed.decode.shown import Shown, embed_at, levels, rmse, way, whose
 from ddm_embed.diffusion import sampler as sampler_lib
 from ddm_embed.figure import image_grid
@@ -78,12 +78,12 @@ def trajectory(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
     process, kind = trained.objective.process, trained.objective.prediction
     times = sampler_lib.time_grid(process, config.sampler, config.steps)
     told = tell_of(images, config.seed) if trained.networks.encode else Told()
-    key = stream(config.seed, "steps")
+    key, clip = stream(config.seed, "steps"), bounded(trained)
 
     def body(params, batch):
         x, told = batch
         denoise = denoiser(trained, params, told)
-        _, path = sampler_lib.integrate(denoise, process, kind, x, times, key, config.sampler, True, keep_path=True)
+        _, path = sampler_lib.integrate(denoise, process, kind, x, times, key, config.sampler, clip, keep_path=True)
         return path.xt.swapaxes(0, 1), path.x0.swapaxes(0, 1)
 
     xt, x0 = over_batch(trained, body)((draw_noise(trained, len(images), config.seed), told))

@@ -14,6 +14,7 @@ from ddm_embed.diffusion import prediction as prediction_lib
 from ddm_embed.diffusion import sampler as sampler_lib
 from ddm_embed.diffusion.prediction import Image, Level
 from ddm_embed.parallel.mesh import BATCH_AXES
+from ddm_embed.patches import is_sequence
 from ddm_embed.trained import Trained
 
 Code = Float[Array, "batch dim"]
@@ -120,16 +121,23 @@ def sample(
 ) -> Float[np.ndarray, "batch height width channel"]:
     """Images from noise x [batch, height, width, channel], on the host; see `sampler.sample`.
 
-    What `encode` gave comes back as it was with `clip=False`: the ODE forth held no guess within [-1, 1]. The step of
-    the Langevin corrector is a mean over a pass, so its images depend a little on what else is in it.
+    Guesses of images are held within [-1, 1], those of sequences, which know no bounds, are not. What `encode` gave
+    comes back as it was with `clip=False`: the ODE forth held no guess within bounds. The step of the Langevin
+    corrector is a mean over a pass, so its images depend a little on what else is in it.
     """
     process, kind, key = trained.objective.process, trained.objective.prediction, stream(seed, "steps")
+    clip = clip and bounded(trained)
 
     def body(params, batch):
         x, told = batch
         return sampler_lib.sample(denoiser(trained, params, told), process, kind, x, key, sampler, steps, clip)
 
     return over_batch(trained, body)((x, told))
+
+
+def bounded(trained: Trained) -> bool:
+    """Whether what the run is of lies within [-1, 1], as images do and sequences do not."""
+    return not is_sequence(trained.models.image_shape)
 
 
 def encode(trained: Trained, image: Made, told: Told, sampler: str, steps: int) -> Made:

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddm_embed.decode.detail import measure
-from ddm_embed.decode.generate import Told, guess_in_one_step, over_batch, stream, tell_of
+from ddm_embed.decode.generate import Told, bounded, guess_in_one_step, over_batch, stream, tell_of
 from ddm_embed.decode.shown import Shown, embed_at, levels, rmse, whose
 from ddm_embed.figure import image_grid, place_grid
 from ddm_embed.trained import Trained
@@ -34,7 +34,8 @@ def wrong_z(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
 
     def guess(params, batch):
         guesses = [guess_in_one_step(trained, params, *batch, t)[0] for t in times]
-        return jnp.clip(jnp.stack(guesses, axis=1), -1, 1)
+        guesses = jnp.stack(guesses, axis=1)
+        return jnp.clip(guesses, -1, 1) if bounded(trained) else guesses
 
     guesses = over_batch(trained, guess)((images[own], np.asarray(eps)[own], codes))  # (N * N, T, H, W, C)
     side = 0.75 * (number + 1)

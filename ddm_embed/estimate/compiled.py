@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -20,6 +21,7 @@ from ddm_embed.estimate import hlo
 from ddm_embed.estimate.cost import Cost, cost
 from ddm_embed.estimate.roofline import Roofline, roofline
 from ddm_embed.parallel.mesh import make_mesh
+from ddm_embed.patches import is_sequence
 from ddm_embed.train.loop import compile_step
 from ddm_embed.train.metrics import peak_flops, train_flops
 from ddm_embed.train.optimizer import make_optimizer
@@ -149,7 +151,7 @@ def estimate(config: ConfigDict, image_shape: tuple[int, int, int], machine: Mac
 
     Args:
       config: a run's.
-      image_shape: (height, width, channel).
+      image_shape: (height, width, channel); (1, length, channel) of sequences.
       machine: the chips; they need not be there.
       compile: whether to compile; never done where the state alone does not fit.
 
@@ -186,7 +188,7 @@ def estimate(config: ConfigDict, image_shape: tuple[int, int, int], machine: Mac
 
     begin = time.perf_counter()
     try:
-        program = compile_step(config, models, optimizer, mesh, shapes)
+        program = compile_step(config, models, optimizer, mesh, shapes, stored_as(image_shape))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -197,11 +199,16 @@ def estimate(config: ConfigDict, image_shape: tuple[int, int, int], machine: Mac
     return _read(known, machine, program, image_shape, seconds)
 
 
+def stored_as(image_shape: tuple[int, int, int]) -> np.dtype:
+    """The type that images of this shape come to the devices in."""
+    return np.dtype(np.float32 if is_sequence(image_shape) else np.uint8)
+
+
 def _read(known: Estimate, machine: Machine, program: Any, image_shape: tuple[int, int, int], seconds: float):
     memory = program.memory_analysis()
     taken = cost(hlo.parse(program.as_text()), known.chips)
     data, fsdp, _ = known.mesh
-    batch_bytes = known.batch // (data * fsdp) * math.prod(image_shape)
+    batch_bytes = known.batch // (data * fsdp) * math.prod(image_shape) * stored_as(image_shape).itemsize
     new = memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes + new
     times = machine.chip and roofline(machine.chip, taken.flops, taken.bytes, taken.collectives, machine.places)

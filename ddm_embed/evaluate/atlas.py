@@ -12,7 +12,8 @@ An atlas is a dictionary of arrays, kept as atlas.npz. Either part may be missin
     map/t             float32 []          at which noise level
     map/note          str []              what was left out, and why; may be empty
     map/labels        int32 [point]       class of each image; absent without labels
-    map/thumbnails    uint8 [point, height, width, channel]  the images, 32 pixels high and wide at most
+    map/thumbnails    uint8 [point, height, width, channel]  the images, 32 pixels high and wide at most; sequences as
+                                          lines over time, here and below
 
     strips/feature    str []              which feature
     strips/times      float32 [time]      the noise levels
@@ -28,6 +29,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
+from ddm_embed import trace
+from ddm_embed.data.source import Stored
 from ddm_embed.errors import UserError
 from ddm_embed.evaluate.splits import sample_positions
 from ddm_embed.files import write_whole
@@ -125,7 +128,7 @@ def _unit(x: Features) -> Features:
 
 
 def make_map(
-    features: Features, images: Images, labels: Int[np.ndarray, " number"] | None, feature: str, t: float, seed: int
+    features: Features, images: Stored, labels: Int[np.ndarray, " number"] | None, feature: str, t: float, seed: int
 ) -> Atlas:
     """The atlas' `map/` part, of images [number, height, width, channel] and their features [number, dim]."""
     found = maps(features, labels, seed)
@@ -136,8 +139,8 @@ def make_map(
 
 def make_strips(
     features: dict[float, tuple[Features, Float[np.ndarray, "query dim"]]],
-    images: Images,
-    query_images: UInt8[np.ndarray, "query height width channel"],
+    images: Stored,
+    query_images: Stored,
     labels: tuple[Int[np.ndarray, " number"], Int[np.ndarray, " query"]] | None,
     feature: str,
     k: int,
@@ -150,12 +153,12 @@ def make_strips(
       labels: of the images and of the queries, or None. feature: its name. k: neighbours of each query.
     """
     found = np.stack([neighbours(stored, asked, k) for stored, asked in features.values()])  # (T, Q, K)
-    shape = images.shape[1:]
+    shape, reach = images.shape[1:], trace.reach_of(images) if images.dtype == np.float32 else None
     strips = {
         "feature": np.asarray(feature),
         "times": np.asarray(list(features), np.float32),
-        "queries": shrink(query_images, SHOWN),
-        "images": shrink(images[found].reshape(-1, *shape), SHOWN),
+        "queries": shrink(query_images, SHOWN, reach),
+        "images": shrink(images[found].reshape(-1, *shape), SHOWN, reach),
     }
     strips["images"] = strips["images"].reshape(*found.shape, *strips["images"].shape[1:])
     if labels is not None:
@@ -163,8 +166,13 @@ def make_strips(
     return {f"strips/{name}": array for name, array in strips.items()}
 
 
-def shrink(images: Images, most: int) -> Images:
-    """Images whose longer side is `most` pixels, where it was more; only the first channel of other than 3 is kept."""
+def shrink(images: Stored, most: int, reach: float | None = None) -> Images:
+    """Images whose longer side is `most` pixels, where it was more; only the first channel of other than 3 is kept.
+
+    Sequences are drawn as lines, up to `reach` standard deviations; see `trace.draw`.
+    """
+    if images.dtype == np.float32:
+        return trace.draw(images[:, 0], most // 2, most, reach)
     from PIL import Image
 
     images = images if images.shape[-1] == 3 else images[..., :1]

@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
+from ddm_embed.data.source import Stored
 from ddm_embed.evaluate.bank import Bank, Key
 from ddm_embed.evaluate.features import FeaturesOf, make_extract, make_features
 from ddm_embed.evaluate.splits import Fold
 from ddm_embed.system import make_process
 from ddm_embed.trained import Trained
 
-Pixels = UInt8[np.ndarray, "number height width channel"]
+Pixels = Stored  # of images; of sequences, their standardised values
 Predicted = Int[np.ndarray, " test"]
 
 

@@ -18,12 +18,15 @@ from ddm_embed.heads.finetune import finetune
 from ddm_embed.heads.online import fit_online, keys_of, predict_online
 from ddm_embed.heads.recipes import RECIPES, Recipe, changed
 from ddm_embed.heads.trained_heads import make_fit_predict
+from ddm_embed.patches import is_sequence
 
 RATE = "learning_rate"
 
 
-def recipe_of(name: str, config: ConfigDict) -> Recipe:
+def recipe_of(name: str, config: ConfigDict, sequences: bool = False) -> Recipe:
     """The preset, or what `config.recipe` makes of it, whose name then ends in an asterisk.
+
+    On sequences, its views are shifts in time alone.
 
     Raises:
       UserError: `config.recipe` is not of the form "epochs=3,batch_size=64", or names no setting of a recipe.
@@ -37,12 +40,18 @@ def recipe_of(name: str, config: ConfigDict) -> Recipe:
             overrides[setting.strip()] = ast.literal_eval(text.strip())
         except (ValueError, SyntaxError):
             overrides[setting.strip()] = text.strip()
-    return changed(RECIPES[name], **overrides)
+    recipe = changed(RECIPES[name], **overrides)
+    return changed(recipe, views="crop") if sequences and recipe.views != "none" else recipe
+
+
+def recipe_for(name: str, bench: Bench) -> Recipe:
+    """The recipe as it suits the images that are judged by."""
+    return recipe_of(name, bench.config, is_sequence(bench.images.shape))
 
 
 def by_recipe(name: str, bench: Bench) -> dict[str, Judged]:
     """The recipe's heads on every feature at every level: on cached features, or on new views in every step."""
-    recipe = recipe_of(name, bench.config)
+    recipe = recipe_for(name, bench)
     if recipe.online:
         return {recipe.name: judge_online(recipe, bench)}
     fit_predict = make_fit_predict(recipe)
@@ -87,7 +96,7 @@ def fine_tuned(bench: Bench, ridge: Judged) -> dict[str, Judged]:
 
     The rate is chosen on held-out training images. Its noise at test is one draw.
     """
-    recipe, fold = recipe_of("finetune", bench.config), bench.fold
+    recipe, fold = recipe_for("finetune", bench), bench.fold
     chosen = ridge.selected
     at, held = bench.choosing[fold.fit], bench.choosing[fold.validation]
     predicted = tune(recipe, bench, bench.reader.trained.params, at, bench.images[held], chosen, None)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from ddm_embed.evaluate import measures
 from ddm_embed.evaluate.bank import GIB, Key
 from ddm_embed.evaluate.bench import Bench, Entry, Judged, Predicted, as_classes
-from ddm_embed.evaluate.by_recipe import RATE, fresh_params, recipe_of, settings_of, tune
+from ddm_embed.evaluate.by_recipe import RATE, fresh_params, recipe_for, settings_of, tune
 from ddm_embed.heads import fewshot
 from ddm_embed.heads.propagation import propagate_predict
 from ddm_embed.parallel import distributed
@@ -97,7 +97,7 @@ def propagation(bench: Bench) -> dict[str, Judged]:
 def semi_supervised(bench: Bench) -> dict[str, Judged]:
     """`semi_N` and `scratch_N`: the network fine-tuned on N labels a class, from its pretrained parameters and from
     fresh ones, over `config.semi_draws` draws. The rate is the middle one of the recipe's: few labels choose none."""
-    judged, recipe = {}, recipe_of("finetune", bench.config)
+    judged, recipe = {}, recipe_for("finetune", bench)
     rate = sorted(recipe.learning_rates)[len(recipe.learning_rates) // 2]
     starts = {"semi": bench.reader.trained.params, "scratch": fresh_params(bench)}
     for per_class in bench.config.shots:

@@ -110,7 +110,7 @@ def make_atlas(
 
 
 def views(images: Pixels, run: ConfigDict) -> tuple[Pixels, Pixels]:
-    """Two views of each image, uint8, as the run's training draws them."""
+    """Two views of each image, as the run's training draws them, in the images' own type."""
     kind = run.data.augment if run.data.augment != "none" else "crop"
 
     drawn_alike = jax.jit(augment, static_argnums=(2, 3))
@@ -120,7 +120,9 @@ def views(images: Pixels, run: ConfigDict) -> tuple[Pixels, Pixels]:
         for start in range(0, len(images), 512):
             key = jax.random.fold_in(jax.random.key(draw), start)
             drawn = drawn_alike(key, jnp.asarray(images[start : start + 512]), kind, run.data.crop_padding)
-            parts.append(np.asarray(jnp.clip(jnp.round((drawn + 1) * 127.5), 0, 255), np.uint8))
+            if images.dtype == np.uint8:
+                drawn = jnp.clip(jnp.round((drawn + 1) * 127.5), 0, 255)
+            parts.append(np.asarray(drawn, images.dtype))
         return np.concatenate(parts)
 
     return view(VIEWS[0]), view(VIEWS[1])

@@ -44,7 +44,8 @@ def finetune(
     Args:
       recipe: what to do, with its own learning rates unless `rates` are given.
       features_at: from `features.make_features`. params: whole on every device of the mesh; not changed.
-      images: uint8 [number, height, width, channel]. labels: classes below `classes`. queries: images like them.
+      images: [number, height, width, channel], as a source stores them. labels: classes below `classes`.
+        queries: images like them.
       name: of the feature that the classifier reads. t: its noise level. classes: how many. key: of everything random.
       (and the rest as `fit_online` has it)
 

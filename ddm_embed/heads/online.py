@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key
 from tqdm import tqdm
 
-from ddm_embed.data.augment import augment
+from ddm_embed.data.augment import Stored, augment
 from ddm_embed.data.pipeline import fits
 from ddm_embed.data.source import Images, read_all
 from ddm_embed.heads.recipes import Recipe
@@ -59,7 +59,7 @@ def fit_online(
     Args:
       recipe: what to do. features_at: from `features.make_features`. params: the networks', whole on every device of
         the mesh, which is this process's devices.
-      images: uint8 [number, height, width, channel]. labels: classes below `classes`.
+      images: [number, height, width, channel], as a source stores them. labels: classes below `classes`.
       times: noise levels. names: of features. classes: how many. key: of everything random.
       mesh: batches are split over it. rates: base learning rates, the recipe's own if None.
       padding: pixels of a crop; an eighth of the height if None. resident_gib: images of up to so many GiB are kept on
@@ -98,7 +98,7 @@ class Chunk(NamedTuple):
     count: Int[np.ndarray, ""]
     positions: Int[Array, "step rows"]
     weights: Float[Array, "step rows"]
-    shown: UInt8[Array, "any height width channel"]
+    shown: Stored
     places: Int[Array, "step rows"]
 
 
@@ -174,9 +174,10 @@ def chunks(
 
     Images that fit stay on the devices, and all chunks share them; of others, each chunk brings its own.
     """
+    image_bytes = int(np.prod(images.shape[1:])) * np.dtype(images.dtype).itemsize
     resident, whole = fits(images, resident_gib, mesh), NamedSharding(mesh, P())
     stored = jax.device_put(read_all(images, threads), whole) if resident else None
-    most = CHUNK_STEPS if resident else max(1, CHUNK_BYTES // (rows * int(np.prod(images.shape[1:]))))
+    most = CHUNK_STEPS if resident else max(1, CHUNK_BYTES // (rows * image_bytes))
     size = -(-length.per_epoch // -(-length.per_epoch // min(most, CHUNK_STEPS)))
     make = jax.jit(lambda epoch: epoch_positions(key, images.shape[0], length, epoch, rows))
     for step in range(0, length.steps, length.per_epoch):
@@ -195,9 +196,7 @@ def chunks(
             yield Chunk(first, count, *jax.device_put((positions, weights, shown, places), whole))
 
 
-def read_rows(
-    images: Images, positions: Int[np.ndarray, " row"], threads: int
-) -> UInt8[np.ndarray, "row height width channel"]:
+def read_rows(images: Images, positions: Int[np.ndarray, " row"], threads: int) -> Stored:
     """Images at any positions, by several threads."""
     with ThreadPoolExecutor(threads) as pool:
         return np.concatenate(

@@ -114,7 +114,7 @@ def train_in(config: ConfigDict, workdir: Path, data: source.Source) -> Outcome:
         if start:
             logger.info("resuming at step %d of %d", start, config.train.steps)
 
-        train_step = compile_step(config, models, optimizer, mesh, abstract)
+        train_step = compile_step(config, models, optimizer, mesh, abstract, data.train.images.dtype)
         with closing(open_batches(config, data.train.images, mesh, start, labels and labels.index)) as batches:
             with distributed.together():
                 first = next(batches)  # reads the data and fails here if it cannot
@@ -174,12 +174,17 @@ def run(
     return Outcome(done, finished=done == c.steps)
 
 
-def compile_step(config: ConfigDict, models: Models, optimizer, mesh: Mesh, abstract: TrainState) -> Callable:
-    """The training step, compiled before the loop for exactly these shapes: others are an error, not a recompile."""
+def compile_step(
+    config: ConfigDict, models: Models, optimizer, mesh: Mesh, abstract: TrainState, dtype: np.dtype = np.uint8
+) -> Callable:
+    """The training step, compiled before the loop for exactly these shapes: others are an error, not a recompile.
+
+    `dtype` is that of the images as they are stored: float32 of sequences.
+    """
     objective, networks = system.make_objective(config), system.make_networks(models, config, by_example(mesh))
     step = make_train_step(config, objective, networks, optimizer, mesh, shardings_of(abstract))
     size, split = config.train.batch_size, NamedSharding(mesh, P(BATCH_AXES))
-    batch = {"image": jax.ShapeDtypeStruct((size, *models.image_shape), jnp.uint8, sharding=split)}
+    batch = {"image": jax.ShapeDtypeStruct((size, *models.image_shape), dtype, sharding=split)}
     if models.classifier is not None:
         batch["label"] = jax.ShapeDtypeStruct((size,), jnp.int32, sharding=split)
     begin = time.perf_counter()

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
-from ddm_embed.data.augment import to_float
+from ddm_embed.data.augment import Stored, to_float
 from ddm_embed.diffusion import prediction as prediction_lib
 from ddm_embed.diffusion.objective import Networks, Objective
 from ddm_embed.figure import image_grid, save
@@ -22,7 +22,7 @@ IMAGES = 8
 
 def make_denoise(
     objective: Objective, networks: Networks, mesh: Mesh
-) -> Callable[[Any, UInt8[Array, "batch height width channel"]], Float[Array, "column batch height width channel"]]:
+) -> Callable[[Any, Stored], Float[Array, "column batch height width channel"]]:
     """A jitted function (params, images) -> the images, then for each of `LEVELS` x_t and the x_0 guessed from it;
     whole on every device."""
 

@@ -25,7 +25,7 @@ class Progress:
       schedule: step -> learning rate.
       flops_per_image: operations of a training step, an image.
       denoise: from `picture.make_denoise`; None where there is no denoiser, and so no picture.
-      images: uint8 [batch, height, width, channel], what the pictures show.
+      images: [batch, height, width, channel] as they are stored, what the pictures show.
 
     All processes call it, since reading a value or drawing a picture is work of all; the first one alone writes.
     """

@@ -51,7 +51,7 @@ def make_train_step(
     parts = config.train.accumulate
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        image = batch["image"]  # uint8 (B, H, W, C)
+        image = batch["image"]  # uint8, or float32 of sequences, (B, H, W, C)
         x0 = augment(stream_key(seed, "augment", state.step), image, kind, padding)
         view = augment(stream_key(seed, "view", state.step), image, kind, padding)
         key = stream_key(seed, "diffusion", state.step)

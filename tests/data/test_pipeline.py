@@ -14,7 +14,7 @@ IMAGES = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1).repeat(2, 1).repeat(
 class Slow:
     """Images that must be read, as from files."""
 
-    shape = IMAGES.shape
+    shape, dtype = IMAGES.shape, IMAGES.dtype
 
     def __getitem__(self, positions):
         return IMAGES[positions]
