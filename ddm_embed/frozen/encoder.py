@@ -60,6 +60,7 @@ class Frozen:
         self.config, self.image_shape, self.params, self.step = config, tuple(image_shape), params, step
         self.choice, self.levels, self.scale, self.place, self.classes = choice, levels, scale, place, classes
         self._programs: dict[tuple[str, int], Callable] = {}
+        self._widths: dict[str, int] = {}
         self._placed: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -81,8 +82,10 @@ class Frozen:
 
     def width(self, feature: str) -> int:
         """How many entries a feature has."""
-        image = jax.ShapeDtypeStruct((1, *self.image_shape), self.dtype)
-        return jax.eval_shape(self.program(feature), self.params, image, jax.ShapeDtypeStruct((), jnp.float32)).shape[1]
+        if feature not in self._widths:
+            image, t = jax.ShapeDtypeStruct((1, *self.image_shape), self.dtype), jax.ShapeDtypeStruct((), jnp.float32)
+            self._widths[feature] = jax.eval_shape(self.program(feature), self.params, image, t).shape[1]
+        return self._widths[feature]
 
     @property
     def dtype(self) -> np.dtype:
