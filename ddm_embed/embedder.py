@@ -201,12 +201,9 @@ def _is_table(images: Any) -> bool:
     if hasattr(images, "__array__"):
         array = np.asarray(images)
         return array.ndim < 3 and array.dtype != object
-    return (
-        isinstance(images, Sequence)
-        and len(images) > 0
-        and isinstance(images[0], (Sequence, int, float))
-        and (not isinstance(images[0], str))
-    )
+    if isinstance(images, Sequence):
+        return len(images) > 0 and isinstance(images[0], (int, float, list, tuple))
+    return hasattr(images, "shape")  # a sparse matrix, which scikit-learn refuses in words of its own
 
 
 def _flat(config: ConfigDict | Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,0 +1,261 @@
+import pickle
+import subprocess
+import sys
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, tiny_config
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from ddm_embed import Embedder
+from ddm_embed import config as config_lib
+from ddm_embed.errors import UserError
+from ddm_embed.frozen.inputs import as_model_input
+from ddm_embed.pretrain import patch_for
+
+DIGITS = load_digits()
+IMAGES = np.round(DIGITS.images * (255 / 16)).astype(np.uint8)[..., None]
+SMALL = {
+    "model.width": 8, "model.heads": 1, "model.depth": 1, "model.encoder_depth": 1, "embedding.dim": 4,
+    "optimizer.warmup_steps": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_run):
+    return Embedder.from_run(tiny_run[1])
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return Embedder(steps=3, batch_size=8, config=SMALL).fit(IMAGES[:40])
+
+
+def test_arrays_of_every_kind_give_the_same_embeddings(embedder):
+    from PIL import Image
+
+    images = IMAGES[:6]
+    expected = embedder.transform(images)
+    assert expected.shape == (6, 8) and expected.dtype == np.float32 and isinstance(expected, np.ndarray)
+    kinds = {
+        "grey": images[..., 0], "JAX": jnp.asarray(images), "floats": images / 255.0, "rows": images.reshape(6, 64) / 255,
+        "16 bits": images.astype(np.uint16) * 257, "integers": images.astype(np.int64), "list": list(images),
+        "PIL": [Image.fromarray(image[..., 0]) for image in images],
+        "colour": [Image.fromarray(image[..., 0]).convert("RGB") for image in images],
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        np.testing.assert_allclose(embedder.transform(kind), expected, atol=1e-6, err_msg=name)
+
+
+def test_files_and_folders_are_read(embedder, tmp_path):
+    from PIL import Image
+
+    paths = [tmp_path / f"{place}.png" for place in range(5)]
+    for path, image in zip(paths, IMAGES, strict=False):
+        Image.fromarray(image[..., 0]).save(path)
+    expected = embedder.transform(IMAGES[:5])
+    np.testing.assert_array_equal(embedder.transform(tmp_path), expected)
+    np.testing.assert_array_equal(embedder.transform(str(tmp_path)), expected)
+    np.testing.assert_array_equal(embedder.transform(paths), expected)
+    np.testing.assert_array_equal(embedder.transform(paths[2]), expected[2:3])
+    (tmp_path / "6.png").write_text("not an image")
+    with pytest.raises(UserError, match=r"6\.png: not a readable image"):
+        embedder.transform(tmp_path)
+
+
+def test_other_sizes_are_resized_with_one_warning(embedder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        embedder.transform(IMAGES[:3])
+    with pytest.warns(UserWarning, match="3 of 3 images are not 8x8") as seen:
+        large = embedder.transform(np.repeat(np.repeat(IMAGES[:3], 4, axis=1), 4, axis=2))
+    assert len(seen) == 1
+    np.testing.assert_allclose(large, embedder.transform(IMAGES[:3]), atol=0.2)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (DIGITS.images[:4], "values from 0 to 16; expected 0 to 1: set value_range"),
+        (np.full((2, 8, 8), np.nan), "expected 0 to 1"),
+        (np.zeros((8, 8, 3), np.uint8), "looks like one colour image"),
+        (np.zeros((2, 8, 8, 1), complex), "type complex"),
+        (np.zeros(8, np.uint8), "expected"),
+        ([], "no images"),
+        ("nowhere/at/all", "no such folder or file"),
+        ([np.zeros((4, 4, 2), np.uint8)], "2 channels; this model takes 1"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_one_line(embedder, images, message):
+    with pytest.raises(UserError, match=message) as error:
+        embedder.transform(images)
+    assert "\n" not in str(error.value)
+
+
+def test_black_and_white_may_be_said(tiny_run, embedder):
+    told = Embedder(run=str(tiny_run[1]), value_range=(0, 16))
+    np.testing.assert_allclose(told.transform(DIGITS.images[:9]), embedder.transform(IMAGES[:9]), atol=1e-6)
+
+
+def test_one_level_several_and_all(embedder):
+    whole = embedder.trajectory(IMAGES[:4])
+    assert whole.shape == (4, 13, 8)
+    np.testing.assert_array_equal(embedder.transform(IMAGES[:4], "all"), whole.reshape(4, -1))
+    levels = embedder.levels("all")
+    np.testing.assert_array_equal(embedder.transform(IMAGES[:4], levels[6]), whole[:, 6])
+    np.testing.assert_array_equal(embedder.transform(IMAGES[:4], levels[3:5]), whole[:, 3:5].reshape(4, -1))
+    np.testing.assert_array_equal(embedder.transform(IMAGES[:4]), embedder.transform(IMAGES[:4], 0.2))
+    assert not np.allclose(whole[:, 0], whole[:, 12], atol=1e-6)  # t matters, if little after 20 steps
+    for t in ("some", 1.1, [0.2, -1]):
+        with pytest.raises(UserError):
+            embedder.transform(IMAGES[:4], t)
+
+
+def test_its_entries_have_names(tiny_run, embedder):
+    assert list(embedder.get_feature_names_out()[:2]) == ["z_0", "z_1"] and len(embedder.get_feature_names_out()) == 8
+    several = Embedder(run=str(tiny_run[1]), t=[0.1, 0.5], feature="denoiser_1")
+    names = several.get_feature_names_out()
+    assert names[0] == "denoiser_1_t0.1_0" and len(names) == several.transform(IMAGES[:2]).shape[1] == 32
+
+
+def test_parameters_are_set_got_and_cloned(tiny_run):
+    embedder = Embedder(run=str(tiny_run[1]), t=0.4)
+    assert clone(embedder).get_params() == embedder.get_params()
+    embedder.set_params(t=[0.1, 0.2])
+    assert embedder.transform(IMAGES[:2]).shape == (2, 16)
+
+
+def test_a_pickled_embedder_needs_no_run_directory(embedder, fitted, tmp_path):
+    for one in (embedder, fitted):
+        pickle.dump(one, (tmp_path / "embedder.pickle").open("wb"))
+        again = pickle.load((tmp_path / "embedder.pickle").open("rb"))
+        again.run = "gone" if again.run else None
+        np.testing.assert_array_equal(again.transform(IMAGES[:3]), one.transform(IMAGES[:3]))
+
+
+def test_a_pipeline_searches_noise_levels_of_a_trained_run(tiny_run):
+    pipeline = make_pipeline(Embedder(run=str(tiny_run[1])), LogisticRegression(max_iter=200))
+    search = GridSearchCV(pipeline, {"embedder__t": [0.1, 0.9, [0.1, 0.9]]}, cv=2, error_score="raise")
+    search.fit(IMAGES[:60], DIGITS.target[:60])
+    assert search.predict(IMAGES[:5]).shape == (5,)
+    assert np.all(np.isfinite(search.cv_results_["mean_test_score"]))
+
+
+def test_fit_pretrains_without_labels_and_repeats_itself(fitted):
+    again = Embedder(steps=3, batch_size=8, config=SMALL).fit(IMAGES[:40], y=np.arange(40))
+    np.testing.assert_array_equal(again.transform(IMAGES[:5]), fitted.transform(IMAGES[:5]))
+    other = Embedder(steps=3, batch_size=8, config=SMALL, random_state=1).fit(IMAGES[:40])
+    assert np.abs(other.transform(IMAGES[:5]) - fitted.transform(IMAGES[:5])).max() > 1e-3
+    assert fitted.frozen_.image_shape == (8, 8, 1) and fitted.frozen_.step == 3
+
+
+def test_a_work_directory_is_kept_and_is_a_run_like_others(tmp_path):
+    embedder = Embedder(steps=3, batch_size=8, config=SMALL, workdir=tmp_path / "run").fit(IMAGES[:40])
+    same = Embedder.from_run(tmp_path / "run")
+    np.testing.assert_array_equal(same.transform(IMAGES[:5]), embedder.transform(IMAGES[:5]))
+    assert config_lib.read(tmp_path / "run").data.name.startswith("arrays:")
+
+
+def test_fit_takes_a_folder_of_images_of_many_sizes(tmp_path):
+    from PIL import Image
+
+    for place, side in enumerate((8, 9, 16, 20, 31, 12)):
+        Image.fromarray(np.full((side, side + 1, 3), 40 * place, np.uint8)).save(tmp_path / f"{place}.png")
+    with pytest.raises(UserError, match="image_size"):
+        Embedder(steps=2, batch_size=2, config=SMALL).fit(tmp_path)
+    embedder = Embedder(steps=2, batch_size=2, config=SMALL, image_size=8).fit(tmp_path)
+    with pytest.warns(UserWarning, match="5 of 6|6 of 6"):
+        assert embedder.transform(tmp_path).shape == (6, 4)
+
+
+def test_sequences_are_fitted_and_embedded():
+    waves = np.sin(np.linspace(0, 9, 32) * np.arange(1, 31)[:, None])
+    rows = Embedder(steps=2, batch_size=4, config=SMALL).fit(waves)
+    assert rows.frozen_.image_shape == (1, 32, 1) and rows.n_features_in_ == 32
+    shifted = rows.transform(waves * 3 + 1)
+    assert np.abs(shifted - rows.transform(waves)).max() > 1e-4
+    with pytest.raises(ValueError, match="expecting 32 features"):
+        rows.transform(waves[:, :31])
+    with pytest.raises(UserError, match="set kind='images' or kind='sequences'"):
+        Embedder(steps=2).fit(np.zeros((5, 8, 2)))
+    several = Embedder(steps=2, batch_size=4, config=SMALL, kind="sequences").fit(np.stack([waves, waves**2], axis=2))
+    assert several.frozen_.image_shape == (1, 32, 2)
+    with pytest.raises(UserError, match="length 31 with 2 channels; this model takes length 32 with 2"):
+        several.transform(np.zeros((3, 31, 2)))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"config": {"model.wdth": 8}}, r"did you mean config\.model\.width"),
+        ({"config": {"model.width": "wide"}}, "wrong type"),
+        ({"arm": "dmm"}, "use one of ddm"),
+        ({"kind": "movies"}, "use auto, images or sequences"),
+        ({"steps": 0}, r"config\.train\.steps=0"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_any_work(parameters, message):
+    with pytest.raises(UserError, match=message):
+        Embedder(**parameters).fit(IMAGES[:20])
+
+
+def test_an_embedder_that_has_learned_nothing_says_so():
+    with pytest.raises(NotFittedError, match="call fit, or give it a run"):
+        Embedder().transform(IMAGES[:2])
+    with pytest.raises(UserError, match="holds no run"):
+        Embedder.from_run("nowhere")
+
+
+def test_fitting_away_from_the_main_thread_works():
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        fit = pool.submit(Embedder(steps=2, batch_size=8, config=SMALL).fit, IMAGES[:20])
+        assert fit.result().transform(IMAGES[:2]).shape == (2, 4)
+
+
+def test_patches_leave_enough_tokens():
+    sides = {8: 2, 16: 4, 28: 4, 32: 4, 64: 8, 96: 12, 128: 16, 224: 16, 7: 1, 31: 1}
+    assert {side: patch_for((side, side)) for side in sides} == sides
+    assert patch_for((1, 64)) == 8 and patch_for((1, 3)) == 1 and patch_for((32, 48)) == 4
+
+
+def test_one_call_reads_images_into_no_more_than_the_model_takes(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.zeros((3000, 3000), np.uint8)).save(tmp_path / "large.png")
+    with pytest.warns(UserWarning, match="resized"):
+        found = as_model_input([tmp_path / "large.png"], (8, 8, 1), (0, 1), None)
+    assert found.shape == (1, 8, 8, 1)
+
+
+@pytest.mark.slow
+def test_scikit_learns_estimator_checks_pass():
+    from sklearn.utils.estimator_checks import check_estimator
+
+    outcomes = check_estimator(Embedder(steps=2, batch_size=4, config=SMALL), on_fail=None, on_skip=None)
+    failed = {o["check_name"]: o["exception"] for o in outcomes if o["status"] not in ("passed", "skipped")}
+    assert not failed and len(outcomes) > 40
+
+
+@pytest.mark.slow
+def test_transform_is_about_as_fast_as_the_encoder_by_itself(tmp_path):
+    from speed_transform import measure
+
+    from ddm_embed.train.loop import train
+
+    config = tiny_config(**{"model.width": 192, "model.heads": 3, "model.encoder_depth": 2, "train.steps": 6})
+    train(config, tmp_path / "run")
+    assert measure(tmp_path / "run", 1000, 15)["ratio"] < 1.1
+
+
+def test_importing_the_package_alone_stays_instant():
+    code = "import sys, ddm_embed; assert 'jax' not in sys.modules; ddm_embed.Embedder; assert 'jax' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
