@@ -44,7 +44,7 @@ def make_features(networks: Networks, process: Process, encoder_input: str) -> F
     """
 
     def features_of(params, x0, eps, t):
-        level = jnp.full(len(x0), t)
+        level = jnp.full(x0.shape[:1], t)
         xt = prediction_lib.noised(x0, eps, *process.marginal(level))
         features, z = {}, None
         if networks.encode is not None:
