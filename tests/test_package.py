@@ -40,6 +40,8 @@ ALLOWED = {
     "report": {"evaluate", "figure"},
     "comparison": {"report.document"},
     "decode": {"diffusion", "parallel", "patches", "system", "trained", "figure", "heads"},
+    "exporting": {"comparison.runs", "frozen", "system"},
+    "export": {"cli", "exporting", "frozen"},
     "cli": {"parallel"},
     "embedder": {"frozen", "pretrain"},
     "pretrain": {"arms", "frozen", "models", "train"},

@@ -1,0 +1,1 @@
+"""Writes a trained encoder as a folder that is used without its run."""
