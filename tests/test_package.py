@@ -40,7 +40,7 @@ ALLOWED = {
     "report": {"evaluate", "figure"},
     "comparison": {"report.document"},
     "decode": {"diffusion", "parallel", "patches", "system", "trained", "figure", "heads"},
-    "exporting": {"comparison.runs", "frozen", "system"},
+    "exporting": {"__version__", "comparison.runs", "frozen", "system"},
     "export": {"cli", "exporting", "frozen"},
     "cli": {"parallel"},
     "embedder": {"frozen", "pretrain"},

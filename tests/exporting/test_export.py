@@ -125,7 +125,7 @@ def test_a_truncated_missing_or_empty_file_is_refused(copied):
             with pytest.raises(UserError, match=f"{file.name}.* has changed since it was written"):
                 exported.open_export(copied)
         file.unlink()
-        with pytest.raises(UserError, match="is missing|holds no export"):
+        with pytest.raises(UserError, match=r"is missing|holds no export"):
             exported.open_export(copied)
         file.write_bytes(content)
 
@@ -178,14 +178,16 @@ def test_weights_that_do_not_fit_the_config_are_refused(copied):
     config["embedding"]["dim"] = 9
     (copied / "config.json").write_text(json.dumps(config))
     reseal(copied)
-    with pytest.raises(UserError, match=r"code/bias is float32\[8\], the model has float32\[9\]"):
+    with pytest.raises(UserError, match=r"code_in/kernel is float32\[8, 16\], the model has float32\[9, 16\]"):
         exported.open_export(copied)
 
 
 ARMS = {name: {} for name in arms.ARMS} | {"wide resnet": {"model.encoder": "wrn-10-1"}, "scan": {"model.scan": True}}
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("ddae", "mae") else pytest.param(name, marks=pytest.mark.slow) for name in ARMS]
+)
 def test_every_arm_can_be_exported(name, tmp_path):
     config = tiny_config()
     with config.unlocked():
