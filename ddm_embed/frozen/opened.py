@@ -11,6 +11,7 @@ from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
 from ddm_embed.frozen.choice import choose
 from ddm_embed.frozen.encoder import Frozen
+from ddm_embed.frozen.exported import is_export, open_export
 from ddm_embed.system import SUPERVISED
 from ddm_embed.trained import restore
 from ddm_embed.validate import validate
@@ -22,7 +23,7 @@ def open_any(place: Path) -> Frozen:
     Raises:
       UserError: it is neither, or not as it was written.
     """
-    return open_run(place)
+    return open_export(place) if is_export(place) else open_run(place)
 
 
 def open_run(workdir: Path) -> Frozen:
