@@ -43,7 +43,8 @@ Flat = dict[str, Float[np.ndarray, "..."]]
 
 
 def is_export(place: Path) -> bool:
-    return (place / MANIFEST).exists()
+    """Whether a folder is an export, or what is left of one."""
+    return (place / MANIFEST).exists() or (place / WEIGHTS).exists()
 
 
 def open_export(place: Path) -> Frozen:
@@ -102,7 +103,7 @@ def read_manifest(place: Path) -> dict[str, Any]:
         manifest = json.loads(text)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
-            f"{place} holds no export (no {MANIFEST}); write one with python -m ddm_embed.export --workdir W --out DIR"
+            f"{place} holds no whole export (no {MANIFEST}); write one with python -m ddm_embed.export --workdir W --out DIR"
         ) from error
     except ValueError as error:  # neither UTF-8 nor JSON
         raise UserError(f"{path} has changed since it was written ({error}); {AGAIN}") from error

@@ -13,7 +13,7 @@ from conftest import run_module, tiny_config
 from probed import make_results, write_run
 from safetensors.numpy import load_file
 
-from ddm_embed import arms
+from ddm_embed import Embedder, arms
 from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
 from ddm_embed.exporting import written
@@ -23,7 +23,7 @@ from ddm_embed.exporting.program import exact, serialised
 from ddm_embed.frozen import exported
 from ddm_embed.frozen.choice import Choice
 from ddm_embed.frozen.encoder import Frozen
-from ddm_embed.frozen.opened import open_run
+from ddm_embed.frozen.opened import open_any, open_run
 from ddm_embed.system import make_models
 
 NOTHING = Documents({"train_images": 7}, {}, Measured([], []))
@@ -125,7 +125,7 @@ def test_a_truncated_missing_or_empty_file_is_refused(copied):
             with pytest.raises(UserError, match=f"{file.name}.* has changed since it was written"):
                 exported.open_export(copied)
         file.unlink()
-        with pytest.raises(UserError, match=r"is missing|holds no export"):
+        with pytest.raises(UserError, match=r"is missing|holds no whole export"):
             exported.open_export(copied)
         file.write_bytes(content)
 
@@ -135,6 +135,20 @@ def test_space_in_the_manifest_is_a_change_too(copied):
     manifest.write_text(json.dumps(json.loads(manifest.read_text())))
     with pytest.raises(UserError, match="has changed"):
         exported.open_export(copied)
+
+
+def test_what_is_left_of_an_export_is_not_taken_for_a_run(copied):
+    (copied / "export.json").unlink()
+    with pytest.raises(UserError, match="holds no whole export"):
+        open_any(copied)
+
+
+def test_an_embedder_of_an_export_embeds_as_that_of_the_run(export):
+    frozen, out = export
+    images = images_of(9)[..., 0]
+    for t in (None, 0.5, "all"):
+        found = Embedder.from_export(out).transform(images, t=t)
+        np.testing.assert_array_equal(found, Embedder.from_run(frozen.place).transform(images, t=t))
 
 
 def test_a_hubs_own_files_beside_an_export_are_left_alone(copied):
