@@ -37,7 +37,7 @@ FILES = (CONFIG, WEIGHTS, PROGRAM, CARD, EXAMPLE)
 FIELDS = ("image_shape", "images", "feature", "t", "chosen_by", "dim", "features", "levels", "scale", "classes")
 FIELDS += ("step", "fingerprint", "written_by", "files")
 
-AGAIN = "copy or download the export again, or write it anew with python -m ddm_embed.export"
+AGAIN = "copy or download the export again, or write it anew with python -m ddm_embed.export --workdir W --out DIR"
 
 Flat = dict[str, Float[np.ndarray, "..."]]
 
@@ -102,9 +102,7 @@ def read_manifest(place: Path) -> dict[str, Any]:
         text = path.read_bytes().decode()
         manifest = json.loads(text)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(
-            f"{place} holds no whole export (no {MANIFEST}); write one with python -m ddm_embed.export --workdir W --out DIR"
-        ) from error
+        raise UserError(f"{place} holds no whole export (no {MANIFEST}); {AGAIN}") from error
     except ValueError as error:  # neither UTF-8 nor JSON
         raise UserError(f"{path} has changed since it was written ({error}); {AGAIN}") from error
     form = manifest.get("format") if isinstance(manifest, dict) else None

@@ -9,11 +9,14 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from absl import flags
+from absl.testing import flagsaver
 from conftest import run_module, tiny_config
 from probed import make_results, write_run
 from safetensors.numpy import load_file
 
 from ddm_embed import Embedder, arms
+from ddm_embed import export as program
 from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
 from ddm_embed.exporting import written
@@ -37,9 +40,9 @@ def make_frozen(config, image_shape=(8, 8, 1), scale=None, feature=None):
     """Random parameters in place of trained ones: at initialisation most of a network is switched off."""
     classes = 3 if config.objective.name == "supervised" else None
     models = make_models(config, image_shape, classes=classes)
-    leaves, tree = jax.tree.flatten(models.init(jax.random.key(0)))
+    leaves, tree = jax.tree.flatten(jax.eval_shape(models.init, jax.random.key(0)))
     rng = np.random.default_rng(0)
-    leaves = [np.asarray(leaf) + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves]
+    leaves = [rng.normal(0, leaf.shape[0] ** -0.5, leaf.shape).astype(np.float32) for leaf in leaves]
     choice = Choice(feature or models.features[-1], 0.3, "a test")
     return Frozen(config, image_shape, jax.tree.unflatten(tree, leaves), 3, choice, (0.0, 0.3), scale, "here", classes)
 
@@ -200,7 +203,7 @@ ARMS = {name: {} for name in arms.ARMS} | {"wide resnet": {"model.encoder": "wrn
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in ("ddae", "mae") else pytest.param(name, marks=pytest.mark.slow) for name in ARMS]
+    "name", [name if name == "mae" else pytest.param(name, marks=pytest.mark.slow) for name in ARMS]
 )
 def test_every_arm_can_be_exported(name, tmp_path):
     config = tiny_config()
@@ -223,7 +226,7 @@ def test_sequences_can_be_exported_with_their_scale(tmp_path):
     np.save(tmp_path / "raw.npy", raw)
     example(tmp_path / "out", tmp_path / "raw.npy", tmp_path / "embeddings.npy")
     expected = frozen.embed(scale.apply(raw)[:, None], [0.3])[:, 0]
-    np.testing.assert_allclose(np.load(tmp_path / "embeddings.npy"), expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "embeddings.npy"), expected, rtol=1e-5, atol=1e-5)
 
 
 def agree(frozen, images, tmp_path):
@@ -232,9 +235,9 @@ def agree(frozen, images, tmp_path):
     reopened = exported.open_export(tmp_path / "out")
     expected = frozen.embed(images, [0.3])
     np.testing.assert_array_equal(reopened.embed(images, [0.3]), expected)
-    program = jax.export.deserialize(bytearray((tmp_path / "out" / "embed.jax_export").read_bytes()))
+    embed = jax.export.deserialize(bytearray((tmp_path / "out" / "embed.jax_export").read_bytes()))
     weights = load_file(tmp_path / "out" / "weights.safetensors")
-    found = jax.jit(program.call)(weights, images, np.float32(0.3))
+    found = jax.jit(embed.call)(weights, images, np.float32(0.3))
     np.testing.assert_allclose(found, expected[:, 0], rtol=0, atol=1e-6 * max(1, np.abs(expected).max()))
     assert np.std(found, axis=0).max() > 1e-3, "the same for every image"
     return reopened
@@ -242,9 +245,9 @@ def agree(frozen, images, tmp_path):
 
 def test_the_program_is_for_all_platforms_and_computes_in_float32_whatever_the_config_says():
     frozen = make_frozen(tiny_config(**{"model.dtype": "bfloat16"}))
-    program = jax.export.deserialize(bytearray(serialised(frozen, "z")))
-    assert program.platforms == ("cpu", "cuda", "tpu")
-    text = program.mlir_module()
+    embed = jax.export.deserialize(bytearray(serialised(frozen, "z")))
+    assert embed.platforms == ("cpu", "cuda", "tpu")
+    text = embed.mlir_module()
     assert "bf16" not in text and "precision = [HIGHEST, HIGHEST]" in text
     assert frozen.config.model.dtype == "bfloat16" and exact(frozen).config.model.dtype == "float32"
 
@@ -364,15 +367,24 @@ def test_the_program_exports_and_refuses_in_one_line(tiny_run, tmp_path):
     done = run_module("ddm_embed.export", "--workdir", workdir, "--out", tmp_path / "out", "--feature", "denoiser_2")
     assert done.returncode == 0, done.stderr
     assert exported.open_export(tmp_path / "out").choice.feature == "denoiser_2"
+    done = run_module("ddm_embed.export", "--workdir", workdir, "--out", tmp_path / "out")
+    assert done.returncode == 1 and "is not empty" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_what_cannot_be_exported_is_refused_with_the_reason(export, tmp_path):
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["export"])
+    run, out, new = export[0].place, str(export[1]), str(tmp_path / "new")
     wrong = {
-        "is not empty": ["--workdir", workdir, "--out", tmp_path / "out"],
-        "--workdir is missing": ["--out", tmp_path / "new"],
-        "--out is missing": ["--workdir", workdir],
-        "holds no run": ["--workdir", tmp_path, "--out", tmp_path / "new"],
-        "expected a hub's name": ["--workdir", workdir, "--out", tmp_path / "new", "--license", "My licence"],
-        "is an export already": ["--workdir", tmp_path / "out", "--out", tmp_path / "new"],
+        "--workdir is missing": {"out": new},
+        "--out is missing": {"workdir": run},
+        "holds no run": {"workdir": str(tmp_path), "out": new},
+        "expected a hub's name": {"workdir": run, "out": new, "license": "My licence"},
+        "is an export already": {"workdir": out, "out": new},
+        "unexpected argument 'z'": {"workdir": run, "out": new},
     }
-    for reason, arguments in wrong.items():
-        done = run_module("ddm_embed.export", *arguments)
-        assert done.returncode == 1 and reason in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
-        assert not (tmp_path / "new").exists()
+    for reason, given in wrong.items():
+        with flagsaver.flagsaver(**given), pytest.raises(UserError, match=reason) as error:
+            program.main(["z"] if "argument" in reason else [])
+        assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
