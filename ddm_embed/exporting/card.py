@@ -12,7 +12,8 @@ from ddm_embed.frozen.encoder import Frozen
 from ddm_embed.system import DIFFUSION, SUPERVISED, UNTRAINED
 
 METHODS = {
-    DIFFUSION: "self-conditional diffusion: a denoiser is told an embedding of the image that it denoises",
+    DIFFUSION: "self-conditional diffusion, after [arXiv 2505.05732](https://arxiv.org/abs/2505.05732): a denoiser is "
+    "told an embedding of the image that it denoises",
     "autoencoder": "an autoencoder: the image is made again from its embedding alone",
     "vae": "a variational autoencoder",
     "simclr": "SimCLR: two views of an image get like embeddings",
@@ -51,7 +52,7 @@ From the shell, a whole folder: `python -m ddm_embed.embed --workdir DIR --image
 
 ## Use it without ddm_embed
 
-`pip install jax safetensors flatbuffers numpy`, then `python example.py $file`, or:
+`pip install 'jax>=$jax' safetensors flatbuffers numpy`, then `python example.py $file`, or:
 
 ```python
 import jax

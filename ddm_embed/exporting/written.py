@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 from safetensors import numpy as safetensors
 
 from ddm_embed import __version__, files
@@ -59,7 +60,8 @@ def check_free(out: Path) -> None:
 def write(out: Path, frozen: Frozen, choice: Choice, documents: Documents, license_name: str) -> dict[str, int]:
     """Writes the export and gives the bytes of each file.
 
-    The folder appears under its name when all of it is on the disk, also if the process is killed.
+    The folder appears under its name when all of it is on the disk; what a killed process leaves is a hidden folder
+    beside it, .NAME.PID.tmp.
     """
     dim = frozen.width(choice.feature)
     contents = {
@@ -83,6 +85,7 @@ def write(out: Path, frozen: Frozen, choice: Choice, documents: Documents, licen
         "step": frozen.step,
         "fingerprint": frozen.fingerprint(),
         "written_by": __version__,
+        "jax": jax.__version__,
     }
     contents[exported.MANIFEST] = exported.manifest_text(manifest, contents).encode()
     _write_folder(out, contents)

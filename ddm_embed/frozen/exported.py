@@ -35,7 +35,7 @@ CONFIG, WEIGHTS, PROGRAM, CARD, EXAMPLE = (
 )  # fmt: skip
 FILES = (CONFIG, WEIGHTS, PROGRAM, CARD, EXAMPLE)
 FIELDS = ("image_shape", "images", "feature", "t", "chosen_by", "dim", "features", "levels", "scale", "classes")
-FIELDS += ("step", "fingerprint", "written_by", "files")
+FIELDS += ("step", "fingerprint", "written_by", "jax", "files")
 
 AGAIN = "copy or download the export again, or write it anew with python -m ddm_embed.export --workdir W --out DIR"
 
