@@ -217,7 +217,7 @@ def test_every_arm_can_be_exported(name, tmp_path):
 
 def test_sequences_can_be_exported_with_their_scale(tmp_path):
     scale = Scale(np.array([100.0, -1.0], np.float32), np.array([7.0, 0.1], np.float32))
-    frozen = make_frozen(tiny_config(**{"model.variant": "Ti/1"}), (1, 16, 2), scale)
+    frozen = make_frozen(tiny_config(**{"model.variant": "Ti/4"}), (1, 16, 2), scale)
     raw = np.random.default_rng(0).normal(90, 20, (3, 16, 2))
     reopened = agree(frozen, scale.apply(raw)[:, None], tmp_path)
     np.testing.assert_array_equal(reopened.scale.mean, scale.mean)
