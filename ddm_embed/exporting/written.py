@@ -88,11 +88,12 @@ def write(out: Path, frozen: Frozen, choice: Choice, documents: Documents, licen
         "jax": jax.__version__,
     }
     contents[exported.MANIFEST] = exported.manifest_text(manifest, contents).encode()
-    _write_folder(out, contents)
+    write_folder(out, contents)
     return {name: len(content) for name, content in contents.items()}
 
 
-def _write_folder(out: Path, contents: dict[str, bytes]) -> None:
+def write_folder(out: Path, contents: dict[str, bytes]) -> None:
+    """Files by name, as a folder that appears under its name when all of them are on the disk."""
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:

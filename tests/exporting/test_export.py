@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from absl import flags
 from absl.testing import flagsaver
-from conftest import run_module, tiny_config
+from conftest import ROOT, run_module, tiny_config
 from probed import make_results, write_run
 from safetensors.numpy import load_file
 
@@ -279,6 +280,29 @@ def test_a_write_that_fails_leaves_nothing(export, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         written.write(tmp_path / "out", frozen, frozen.choice, NOTHING, "mit")
     assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ddm_embed.exporting import written
+sync, synced = os.fsync, []
+def fsync(file):
+    synced.append(sync(file))
+    if len(synced) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.fsync = fsync
+written.write_folder(Path(sys.argv[1]), {"a": b"1", "b": b"2", "c": b"3"})
+"""
+
+
+def test_a_killed_write_leaves_no_folder_of_that_name_and_the_next_one_succeeds(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out")], timeout=240, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    assert [place.name.startswith(".out.") for place in tmp_path.iterdir()] == [True]
+    written.check_free(tmp_path / "out")
+    written.write_folder(tmp_path / "out", {"a": b"1"})
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["a"]
 
 
 def test_an_export_is_not_written_over_anything(tmp_path):
