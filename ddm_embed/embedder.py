@@ -17,6 +17,7 @@ from ddm_embed import config as config_lib
 from ddm_embed import files
 from ddm_embed.errors import UserError
 from ddm_embed.frozen.encoder import Frozen
+from ddm_embed.frozen.exported import open_export
 from ddm_embed.frozen.inputs import as_model_input, as_sequences, as_uint8
 from ddm_embed.frozen.opened import open_any
 from ddm_embed.pretrain import pretrain
@@ -87,7 +88,9 @@ class Embedder(TransformerMixin, BaseEstimator):
         Raises:
           UserError: it is not there, or not as it was written.
         """
-        return cls.from_run(folder, **parameters)
+        embedder = cls(run=str(folder), **parameters)
+        embedder.frozen_ = open_export(files.place(str(folder)))
+        return embedder
 
     def fit(self, images: Any, y: Any = None) -> Self:
         """Pretrains on images, or opens `run` where that is given.
