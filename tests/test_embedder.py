@@ -45,11 +45,16 @@ def test_arrays_of_every_kind_give_the_same_embeddings(embedder):
     expected = embedder.transform(images)
     assert expected.shape == (6, 8) and expected.dtype == np.float32 and isinstance(expected, np.ndarray)
     kinds = {
-        "grey": images[..., 0], "JAX": jnp.asarray(images), "floats": images / 255.0,
-        "rows": images.reshape(6, 64) / 255, "16 bits": images.astype(np.uint16) * 257, "integers": images.astype(np.int64), "list": list(images),
+        "grey": images[..., 0],
+        "JAX": jnp.asarray(images),
+        "floats": images / 255.0,
+        "rows": images.reshape(6, 64) / 255,
+        "16 bits": images.astype(np.uint16) * 257,
+        "integers": images.astype(np.int64),
+        "list": list(images),
         "PIL": [Image.fromarray(image[..., 0]) for image in images],
         "colour": [Image.fromarray(image[..., 0]).convert("RGB") for image in images],
-    }  # fmt: skip
+    }
     for name, kind in kinds.items():
         np.testing.assert_allclose(embedder.transform(kind), expected, atol=1e-6, err_msg=name)
 
