@@ -1,8 +1,10 @@
 """Images in a folder: one class per sub-folder, or none; `train` and `test` sub-folders where there are both."""
 
 import dataclasses
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -51,11 +53,9 @@ def open_folder(path: Path, image_size: int | None, threads: int) -> Source:
     """
     if not path.is_dir():
         raise UserError(f"config.data.name='folder:{path}': no such folder")
-    inside = {d.name for d in path.iterdir() if d.is_dir()}
-    split_by_owner = "train" in inside and inside <= {"train", "test"}  # else "train" is a class among others
-    halves = (path / "train", path / "test") if split_by_owner else (path, None)
-    train_files, train_labels, classes = _list(halves[0])
-    test_files, test_labels, test_classes = _list(halves[1]) if halves[1] and halves[1].is_dir() else ((), None, None)
+    train, test_half = halves(path)
+    train_files, train_labels, classes = _list(train)
+    test_files, test_labels, test_classes = _list(test_half) if test_half else ((), None, None)
     if test_files and (classes or ()) != (test_classes or ()):
         raise UserError(f"{path}: train has the classes {classes}, test {test_classes}; expected the same sub-folders")
     size, channels = _common_shape(train_files + test_files, image_size, threads)
@@ -109,14 +109,55 @@ def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
+class Found(NamedTuple):
+    """What is below a folder: image files by their suffix, in order; links to folders, which are not followed; and what
+    folders that cannot be read gave as their reason. A file may be a broken link, or no regular file."""
+
+    files: list[Path]
+    links: list[Path]
+    closed: list[OSError]
+
+
+def walk(folder: Path) -> Found:
+    """Looks through a folder and all below it; it ends also where a link leads back up."""
+    found = Found([], [], [])
+    for place, folders, names in os.walk(folder, onerror=found.closed.append, followlinks=False):
+        found.links.extend(Path(place, d) for d in folders if Path(place, d).is_symlink())
+        found.files.extend(Path(place, name) for name in names if Path(name).suffix.lower() in SUFFIXES)
+    found.files.sort()
+    found.links.sort()
+    return found
+
+
+def sub_folders(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The folders in a folder, each of which may be a class, in order; and, apart, links that lead back up.
+
+    A link to another folder counts as that folder: a class may lie elsewhere.
+    """
+    real = folder.resolve()
+    inside = sorted(d for d in folder.iterdir() if d.is_dir())
+    back = [d for d in inside if d.is_symlink() and real.is_relative_to(d.resolve())]
+    return [d for d in inside if d not in back], back
+
+
+def halves(folder: Path) -> tuple[Path, Path | None]:
+    """(train, test) where a folder holds these and no other; else itself alone: "train" is a class then."""
+    inside = {d.name for d in sub_folders(folder)[0]}
+    if "train" not in inside or not inside <= {"train", "test"}:
+        return folder, None
+    return folder / "train", folder / "test" if "test" in inside else None
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files, by their suffix, that lie in a folder itself, in order."""
+    return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.is_dir())
+
+
 def _list(folder: Path) -> tuple[tuple[Path, ...], np.ndarray | None, tuple[str, ...] | None]:
     """(files, labels, classes): sorted, so that positions do not depend on the file system."""
 
-    def images(below: Path, pattern: str) -> list[Path]:
-        return sorted(f for f in below.glob(pattern) if f.suffix.lower() in SUFFIXES and f.is_file())
-
-    here = images(folder, "*")
-    by_class = {d.name: images(d, "**/*") for d in sorted(folder.iterdir()) if d.is_dir()}
+    here = [f for f in images_in(folder) if f.is_file()]
+    by_class = {d.name: [f for f in walk(d).files if f.is_file()] for d in sub_folders(folder)[0]}
     by_class = {name: files for name, files in by_class.items() if files}
     if here and by_class:
         raise UserError(

@@ -133,6 +133,19 @@ def test_images_of_several_sizes_and_kinds_are_brought_to_one(tmp_path):
     assert np.all(np.abs(images.astype(int) - 100) <= 4)
 
 
+def test_a_link_that_leads_back_up_is_no_class(tmp_path):
+    for name in ("ant", "bee"):
+        picture(tmp_path / "images" / name / "a.png", (4, 4), 9)
+    (tmp_path / "images" / "again").symlink_to("..")
+    (tmp_path / "images" / "self").symlink_to(".")
+    (tmp_path / "images" / "ant" / "up").symlink_to("../..")
+    (tmp_path / "images" / "round").symlink_to("round")
+    picture(tmp_path / "elsewhere" / "deep" / "c.png", (4, 4), 9)
+    (tmp_path / "images" / "cat").symlink_to("../elsewhere")  # a class may lie elsewhere
+    source = open_source(data_config(f"folder:{tmp_path}/images", test_fraction=0.0))
+    assert source.classes == ("ant", "bee", "cat") and len(source.train) == 3
+
+
 def test_an_unreadable_image_is_named(tmp_path):
     picture(tmp_path / "good.png", (8, 8), 1)
     (tmp_path / "text.png").write_text("not an image")
