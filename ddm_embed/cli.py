@@ -57,6 +57,7 @@ def launch_on_arguments(body: Callable[[list[str]], int]) -> None:
         app.define_help_flags()
         arguments = flags.FLAGS(sys.argv)[1:]
         _set_up_logging()
+        _set_up_compilation_cache()
         return body(arguments)
 
     _run(program)
@@ -79,8 +80,9 @@ def _run(program: Callable[[], int]) -> None:
             raise
         reason = str(error).splitlines()[0]
         print(
-            f"error: the device is out of memory ({reason}); lower config.train.batch_size (or the probe's "
-            "config.batch_size), split the model with config.mesh.fsdp, or choose a smaller config.model.variant",
+            f"error: the device is out of memory ({reason}); lower config.train.batch_size (the probe's "
+            "config.batch_size, embed's --batch_size), split the model with config.mesh.fsdp, or choose a smaller "
+            "config.model.variant",
             file=sys.stderr,
         )
         code = 1
