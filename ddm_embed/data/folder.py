@@ -16,6 +16,7 @@ from ddm_embed.errors import UserError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 DEEP_MODES = ("I;16", "I;16L", "I;16B")  # 16 bits a pixel
 GREY_MODES = ("1", "L", "LA", "I", "F", *DEEP_MODES)
+STRIP = 64  # from so many times as long, relative to the shape asked for, an image is cut before it is resized
 ORIENTATION = 0x0112  # EXIF tag; from 5 on the image is stored on its side
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on bad files
 
@@ -102,6 +103,11 @@ def to_pixels(
 
 
 def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    wide, high = image.width * height / (image.height * width), image.height * width / (image.width * height)
+    if max(wide, high) > STRIP:  # most of it will be cut away, and would not fit into memory when enlarged
+        keep = round(image.width * min(1, STRIP / wide)), round(image.height * min(1, STRIP / high))
+        left, top = (image.width - keep[0]) // 2, (image.height - keep[1]) // 2
+        image = image.crop((left, top, left + keep[0], top + keep[1]))
     scale = max(width / image.width, height / image.height)
     size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
     image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
