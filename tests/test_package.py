@@ -51,6 +51,7 @@ ALLOWED = {
     "main": {"cli", "train", "evaluate", "report", "parallel"},
     "preflight": {"chips", "cli", "data.source", "estimate", "figure", "validate"},
     "probe": {"cli", "evaluate", "report", "validate", "parallel"},
+    "search": {"cli", "embeddings", "figure", "frozen"},
     "sample": {"cli", "data", "decode", "evaluate", "figure", "trained", "validate"},
 }
 MATHEMATICS = ("diffusion", "baselines", "models")  # know no config, and raise no errors for users

@@ -62,6 +62,28 @@ def list_images(place: Path, frozen: Frozen) -> Listing:
     return _of_files(place, [place], [place.name], [""], frozen.image_shape, [], [])
 
 
+def reader_of(root: Path, frozen: Frozen) -> Callable[[str], Input]:
+    """A function that reads an image by its name in a file of embeddings; it raises Unreadable.
+
+    Args:
+      root: the metadata's `images`.
+    """
+    if root.suffix == ".npy" and root.is_file():
+        rows = _list_rows(root, frozen)
+        return lambda name: rows.read(int(name))
+
+    def read(name: str) -> Input:
+        file = path_of(root, name)
+        return _of_files(root, [file], [name], [""], frozen.image_shape, [], []).read(0)
+
+    return read
+
+
+def path_of(root: Path, name: str) -> Path:
+    """Where an image of a file of embeddings lies."""
+    return root / name if root.is_dir() else root
+
+
 def list_folder(root: Path, image_shape: tuple[int, int, int]) -> Listing:
     """All images below a folder, labelled by its sub-folders as where one trains on it.
 

@@ -118,9 +118,14 @@ def neighbours(features: Features, queries: Float[np.ndarray, "query dim"], k: i
     _check_finite(queries, "the neighbours")
     if not 1 <= k <= len(features):
         raise UserError(f"{k} neighbours are asked for, of {len(features)} images; ask for 1 to {len(features)}")
+    return np.argsort(-similarities(features, queries), axis=1, kind="stable")[:, :k].astype(np.int32)
+
+
+def similarities(features: Features, queries: Float[np.ndarray, "query dim"]) -> Float[np.ndarray, "query number"]:
+    """Cosines between queries and features, after subtracting the features' mean from both."""
     mean = features.mean(axis=0)
     stored, asked = (_unit(np.asarray(x - mean, np.float32)) for x in (features, queries))
-    return np.argsort(-(asked @ stored.T), axis=1, kind="stable")[:, :k].astype(np.int32)
+    return asked @ stored.T
 
 
 def _unit(x: Features) -> Features:
