@@ -107,14 +107,14 @@ def _finished(out: Path, plan: dict[str, Any]) -> Outcome:
 
 
 def _embed(job: Job, folder: Path, chunks: list[range], missing: list[int], batch: int, threads: int) -> None:
-    # The last chunk is filled up to a batch, as if others had gone before: a program of one size gives the same bits.
-    least = min(batch, sum(map(len, chunks)))
+    # Filled up to whole batches, so that one program makes them all: one of another size gives other last bits.
+    size = min(batch, sum(map(len, chunks)))
     bar = Progress(sum(len(chunks[i]) for i in missing))
     with bar:
         for i, images, positions, bad in read_ahead(job.listing, [(i, chunks[i]) for i in missing], threads):
             embedding = np.zeros((0, len(job.times), job.frozen.width(job.feature)), np.float32)
             if len(images):
-                full = np.pad(images, ((0, max(0, least - len(images))), (0, 0), (0, 0), (0, 0)))
+                full = np.pad(images, ((0, -len(images) % size), (0, 0), (0, 0), (0, 0)))
                 embedding = job.frozen.embed(full, job.times, job.feature, batch_size=batch)[: len(images)]
             finite = np.all(np.isfinite(embedding), axis=(1, 2))
             if not np.all(finite):

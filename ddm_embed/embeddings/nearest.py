@@ -143,22 +143,23 @@ def table(found: list[Change], chance: Change) -> str:
         lines.append(f"{name:>8}  {agreement:>10}  {distance:>14}")
     high, low = found[0], found[-1]
     if len(found) > 1 and len(high.agreement):
-        said = difference(100 * high.agreement, 100 * low.agreement, "more often", "less often", " points")
-        lines.append(f"neighbours share the label {said} at t = {high.t:g} than at t = {low.t:g}")
+        said = difference(100 * high.agreement, 100 * low.agreement, "more often", "as often", "less often", " points")
+        lines.append(f"t = {high.t:g} against t = {low.t:g}: neighbours share the label {said}")
     if len(found) > 1 and _any(high.distance - low.distance):
-        said = difference(high.distance, low.distance, "farther apart", "nearer to one another", "")
-        lines.append(f"neighbours are {said} in pixels at t = {high.t:g} than at t = {low.t:g}")
+        said = difference(high.distance, low.distance, "farther apart", "as far apart", "nearer", "")
+        lines.append(f"t = {high.t:g} against t = {low.t:g}: neighbours are {said} in pixels")
     return "\n".join(lines)
 
 
 def difference(
-    high: Float[np.ndarray, " query"], low: Float[np.ndarray, " query"], more: str, less: str, unit: str
+    high: Float[np.ndarray, " query"], low: Float[np.ndarray, " query"], more: str, same: str, less: str, unit: str
 ) -> str:
-    """Which is larger, and by how much on average over the same images; within two standard errors, neither is."""
+    """Whether the one is larger, and by how much on average over the same images; within two standard errors it is
+    not."""
     apart = (high - low)[np.isfinite(high - low)]
     mean, error = float(np.mean(apart)), float(np.std(apart) / np.sqrt(max(len(apart) - 1, 1)))
-    amount = f"({mean:+.2g}{unit}, standard error {error:.1g})"
-    return f"{more if mean > 0 else less} {amount}" if abs(mean) > 2 * error else f"neither {more} nor {less} {amount}"
+    how = (more if mean > 0 else less) if abs(mean) > 2 * error else same
+    return f"{how} ({mean:+.2g}{unit}, standard error {error:.1g})"
 
 
 def _any(values: Float[np.ndarray, " query"]) -> bool:
