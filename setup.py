@@ -43,6 +43,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "gcs": ["gcsfs>=2026.9,<2027"],
         "test": [
+            "pandas>=2.2,<4",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "pyyaml>=6,<7",
