@@ -62,6 +62,7 @@ class Frozen:
         self._programs: dict[tuple[str, int], Callable] = {}
         self._widths: dict[str, int] = {}
         self._placed: Any = None
+        self._widths: dict[str, int] = {}  # to trace a program takes as long as to embed a thousand small images
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: value for name, value in vars(self).items() if not name.startswith("_")}
