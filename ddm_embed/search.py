@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     levels = nearest.nearest(found, query, K.value, own)
     label = "" if own is None else found.labels[own]
     print_levels(found, levels, label)
-    print_changes(found, root, read)
+    print_changes(found, root, read, "from 0 to 255" if frozen.scale is None else "in standard deviations")
     if PICTURE.value:
 
         def show(name: str) -> Input | None:
@@ -135,12 +135,12 @@ def print_levels(found: Embeddings, levels: list[nearest.Level], label: str) -> 
             )
 
 
-def print_changes(found: Embeddings, root: Path, read) -> None:
+def print_changes(found: Embeddings, root: Path, read, unit: str) -> None:
     over, chance = nearest.changes(found, K.value, read, THREADS)
     queries = min(len(found.names), nearest.QUERIES)
     print(
         f"\nover the noise levels: {queries} images of the file against their {K.value} nearest others; pixels, of "
-        + (f"{min(queries, nearest.PIXEL_QUERIES)} of them, from 0 to 255" if read else f"none: {root} is not there")
+        + (f"{min(queries, nearest.PIXEL_QUERIES)} of them, {unit}" if read else f"none: {root} is not there")
     )
     print(nearest.table(over, chance), flush=True)
 

@@ -44,7 +44,7 @@ ALLOWED = {
     "export": {"cli", "exporting", "frozen"},
     "cli": {"parallel"},
     "embed": {"cli", "embeddings", "frozen"},
-    "embeddings": {"__version__", "data", "frozen", "evaluate", "figure"},
+    "embeddings": {"__version__", "data", "frozen", "evaluate", "trace"},
     "embedder": {"frozen", "pretrain"},
     "pretrain": {"arms", "frozen", "models", "train"},
     "compare": {"cli", "comparison"},

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from ddm_embed import trace
 from ddm_embed.embeddings.layout import Embeddings
 from ddm_embed.embeddings.nearest import Level
 from ddm_embed.evaluate import atlas
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CELL = 1.0  # inches
+TRACE = (72, 96)  # pixels, of a sequence
 SAME, OTHER, UNKNOWN = "#009e73", "#d55e00", "#bbbbbb"  # frames of neighbours
 # Okabe and Ito 2008 and, for the last three, Tol's muted scheme, as in the report.
 COLOURS = (
@@ -47,6 +49,7 @@ def neighbours(
     figure = Figure(figsize=(CELL * (k + 1) + 1.0, (CELL + 0.3) * len(levels) + 0.5), layout="constrained")
     grid = figure.subplots(len(levels), k + 1, squeeze=False)
     images = {i: show(found.names[i]) for i in {int(i) for level in levels for i in level.positions}}
+    query, images = _as_pictures(query, images)
     for row, level in zip(grid, levels, strict=True):
         _draw(row[0], query, f"query {own}".strip(), "black")
         row[0].set_ylabel(f"t = {level.t:g}", rotation=0, ha="right", va="center", fontsize=10)
@@ -58,6 +61,15 @@ def neighbours(
     return figure
 
 
+def _as_pictures(query, images) -> tuple:
+    """Sequences as lines over time, all on one scale; images as they are."""
+    there = {i: image for i, image in images.items() if image is not None}
+    if query is None or query.dtype == np.uint8:
+        return query, images
+    drawn = trace.draw(np.concatenate([query, *there.values()]), *TRACE)
+    return drawn[0], images | dict(zip(there, drawn[1:], strict=True))
+
+
 def _draw(axes: "Axes", image: Shaped[np.ndarray, "height width channel"] | None, title: str, colour: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
@@ -66,8 +78,6 @@ def _draw(axes: "Axes", image: Shaped[np.ndarray, "height width channel"] | None
         spine.set(color=colour, linewidth=2)
     if image is None:
         axes.text(0.5, 0.5, "gone", ha="center", va="center", transform=axes.transAxes, fontsize=8)
-    elif image.dtype != np.uint8:  # a sequence
-        axes.plot(image[0], linewidth=0.7)
     else:
         grey = image.shape[2] not in (3, 4)
         shown = image[..., 0] if grey else image[..., :3]
