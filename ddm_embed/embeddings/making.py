@@ -64,6 +64,8 @@ def make(job: Job, out: Path, batch_size: int | None, threads: int) -> Outcome:
     if out.exists():
         return _finished(out, plan)
     with parts.opened(out, plan) as (folder, plan):
+        if out.exists():  # by another process, between the look and the lock
+            return _finished(out, plan)
         number, size = len(job.listing.names), plan["chunk"]
         chunks = [range(start, min(start + size, number)) for start in range(0, number, size)]
         missing = [i for i in range(len(chunks)) if parts.read_part(folder, i) is None]
@@ -75,8 +77,8 @@ def make(job: Job, out: Path, batch_size: int | None, threads: int) -> Outcome:
             )
         _embed(job, folder, chunks, missing, batch, threads)
         outcome = _assemble(job, folder, len(chunks), out, dim, parts.digest(plan))
-    parts.remove(folder)
-    return outcome
+        parts.remove(folder)
+        return outcome
 
 
 def make_plan(job: Job, chunk: int) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def check_room(out: Path, images: int, levels: int, dim: int, done: float) -> No
     free = shutil.disk_usage(out.parent).free
     if needed > free:
         raise UserError(
-            f"--out {out} takes {needed / 2**20:,.0f} MiB while it is made, and its disk has {free / 2**20:,.0f}; "
+            f"--out {out} takes {needed / 2**20:,.1f} MiB while it is made, and its disk has {free / 2**20:,.1f}; "
             "make room, choose another --out, or fewer levels with --t"
         )
 

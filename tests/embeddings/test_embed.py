@@ -257,7 +257,7 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_kept(tiny_run, photos, tmp
 
 def test_a_disk_too_small_is_refused_before_the_work(frozen, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
-    with pytest.raises(UserError, match="MiB while it is made, and its disk has 0; make room"):
+    with pytest.raises(UserError, match=r"MiB while it is made, and its disk has 0\.0; make room"):
         make(frozen, photos, tmp_path / "out.npz")
 
 
