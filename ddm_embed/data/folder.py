@@ -159,6 +159,12 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.is_dir())
 
 
+def images_below(folder: Path) -> list[Path]:
+    """The image files in a folder and below it, in order."""
+    found = images_in(folder) + [file for inside in sub_folders(folder)[0] for file in walk(inside).files]
+    return sorted(file for file in found if file.is_file())
+
+
 def _list(folder: Path) -> tuple[tuple[Path, ...], np.ndarray | None, tuple[str, ...] | None]:
     """(files, labels, classes): sorted, so that positions do not depend on the file system."""
 

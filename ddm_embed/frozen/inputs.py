@@ -107,13 +107,13 @@ def files_below(path: Path) -> list[Path]:
     Raises:
       UserError: there are none.
     """
-    from ddm_embed.data.folder import SUFFIXES  # imports the decoder
+    from ddm_embed.data.folder import SUFFIXES, images_below  # imports the decoder
 
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise UserError(f"{path}: no such folder or file")
-    found = sorted(f for f in path.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
+    found = images_below(path)
     if not found:
         raise UserError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
     return found

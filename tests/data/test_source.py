@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from ddm_embed import config as config_lib
+from ddm_embed.data.folder import images_below
 from ddm_embed.data.source import open_source, read_all
 from ddm_embed.errors import UserError
 
@@ -144,6 +145,7 @@ def test_a_link_that_leads_back_up_is_no_class(tmp_path):
     (tmp_path / "images" / "cat").symlink_to("../elsewhere")  # a class may lie elsewhere
     source = open_source(data_config(f"folder:{tmp_path}/images", test_fraction=0.0))
     assert source.classes == ("ant", "bee", "cat") and len(source.train) == 3
+    assert len(images_below(tmp_path / "images")) == 3
 
 
 def test_an_unreadable_image_is_named(tmp_path):
