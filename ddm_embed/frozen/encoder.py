@@ -60,7 +60,6 @@ class Frozen:
         self.config, self.image_shape, self.params, self.step = config, tuple(image_shape), params, step
         self.choice, self.levels, self.scale, self.place, self.classes = choice, levels, scale, place, classes
         self._programs: dict[tuple[str, int], Callable] = {}
-        self._widths: dict[str, int] = {}
         self._placed: Any = None
         self._widths: dict[str, int] = {}  # to trace a program takes as long as to embed a thousand small images
 
