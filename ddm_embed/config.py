@@ -6,9 +6,7 @@ placeholder of its type, so that a flag can set it.
 
 import ast
 import difflib
-import inspect
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,7 @@ RENAMED = {("diffusion.process", "linear"): "vp"}  # what runs of version 0.1.0 
 
 
 def default() -> ConfigDict:
-    """A small self-conditional run on the embedded digits; README's config reference is printed from these comments."""
+    """A small self-conditional run on the embedded digits; README's reference is made of these comments."""
     c = ConfigDict()
     c.name = "default"  # names the work directory when --workdir is not given: runs/NAME
 
@@ -125,19 +123,6 @@ def default() -> ConfigDict:
     c.probe = probe = ConfigDict()
     probe.after_training = True  # probe the last checkpoint when training ends
     return c.lock()
-
-
-def reference() -> str:
-    """A Markdown table of the fields of `default`, their values and the comments beside them."""
-    rows = ["| field | default | what |", "| --- | --- | --- |"]
-    for line in inspect.getsource(default).splitlines():
-        match = re.fullmatch(r"\s+(c|\w+)\.(\w+) = (.+?)  # (.+)", line)
-        if match:
-            room, field, value, comment = match.groups()
-            name = field if room == "c" else f"{room}.{field}"
-            value = f"`{value}`" if "placeholder" not in value else f"none ({value[12:-1]})"
-            rows.append(f"| `{name}` | {value} | {comment} |")
-    return "\n".join(rows)
 
 
 def probe_default() -> ConfigDict:
