@@ -86,10 +86,24 @@ def _run(program: Callable[[], int]) -> None:
             file=sys.stderr,
         )
         code = 1
-    except Exception:
+    except Exception as error:
         _exit_if_others_wait()
-        raise
+        if not _in_backends(error):
+            raise
+        reason = f"{error}".splitlines()[:1] or ["no such device, or not the library that drives it"]
+        print(
+            f"error: JAX has no device to run on (JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {reason[0]}); "
+            "install the extra that brings it, pip install -e '.[cuda]' or '.[tpu]', or unset JAX_PLATFORMS",
+            file=sys.stderr,
+        )
+        code = 1
     _exit(code)
+
+
+def _in_backends(error: Exception) -> bool:
+    """Whether it came of JAX's search for devices, which of an unknown platform is an AssertionError without a word."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, (RuntimeError, AssertionError)) and frame.f_code.co_filename.endswith("xla_bridge.py")
 
 
 def _define_process_flags() -> None:

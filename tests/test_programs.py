@@ -1,5 +1,6 @@
 """The programs as a user runs them: end to end, and on bad input."""
 
+import importlib.util
 import json
 import os
 import re
@@ -118,6 +119,15 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path):
     finally:
         first.kill()
         first.wait()
+
+
+@pytest.mark.parametrize("platform, library", [("cuda", "jax_cuda13_plugin"), ("tpu", "libtpu")])
+def test_a_platform_without_its_library_ends_in_one_line(platform, library, tmp_path):
+    if importlib.util.find_spec(library):
+        pytest.skip(f"{library} is installed")
+    arguments = ["--config", "configs/digits.py", "--workdir", tmp_path / "run"]
+    line = refused(run_module("ddm_embed.main", *arguments, JAX_PLATFORMS=platform))
+    assert line.startswith(f"error: JAX has no device to run on (JAX_PLATFORMS={platform}: ")
 
 
 def test_a_config_of_the_other_program_ends_in_one_line(tiny_run):
