@@ -1,0 +1,59 @@
+"""Runs notebooks from a clean kernel, each in an empty folder.
+
+    python tests/notebooks/execute.py [--write] [NOTEBOOK ...]
+
+All of notebooks/ by default. With --write the outputs are kept in the notebooks: look at their pictures before you
+commit them.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LONGEST = 1500  # seconds a cell may take: far more than it needs, for machines with other work
+
+
+def execute(path: Path, folder: Path):
+    """The notebook with the outputs of a fresh run in `folder`; NotebookClient's error names the cell that failed."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    client = NotebookClient(
+        notebook, timeout=LONGEST, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute(env=os.environ | {"PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT)), "MPLBACKEND": INLINE})
+    return notebook
+
+
+INLINE = "module://matplotlib_inline.backend_inline"
+
+
+def main() -> int:
+    import nbformat
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="keep the outputs")
+    parser.add_argument("notebooks", nargs="*", type=Path, default=sorted((ROOT / "notebooks").glob("*.ipynb")))
+    options = parser.parse_args()
+    for path in options.notebooks:
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            notebook = execute(path, Path(folder))
+        if options.write:
+            for cell in notebook.cells:
+                cell.metadata = {}  # times of execution, which would differ from run to run
+            nbformat.write(notebook, path)
+        print(f"{path.name}: {time.monotonic() - start:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""README and the other documents: every block of code runs, at reduced length; tables are those of the code; links lead
+somewhere."""
+
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+
+import pytest
+from conftest import ROOT
+from documents import DOCUMENTS, blocks, execute, make_sandbox
+from probed import make_results, write_run
+
+from ddm_embed import config as config_lib
+from ddm_embed import reference
+
+# Blocks that do not run here: a part of their text, and why. Each must be met.
+NOT_RUN = {
+    "pip install": "installs; .ci/run installs by README's own command on a new machine",
+    "download_and_prepare": "needs TensorFlow, and downloads a dataset",
+    "docker build": "needs docker and a registry",
+    "tests/faults/campaign.py": "breaks real runs for an hour; tests/faults runs a short version",
+    "tests/evaluate/speed_sweep.py": "measures time on 30,000 images; the sweep has tests of its own",
+    "tests/diffusion/convergence.py": "draws a figure; tests/diffusion tests what it draws",
+}
+# What is left out of blocks to make them shorter; each must be met.
+SHORTER = {
+    "python3 -m venv .venv && . .venv/bin/activate && pip install -e . && ": "",
+    "for s in 0 1 2": "for s in 0",
+    "in ddm drl vdrl drl-static ddae ae vae simclr byol mae supervised random": "in drl-static mae",
+    "runs/*_[012]": "runs/*_0",
+    "for t in 0.2 0.5 0.6 0.7": "for t in 0.2 0.5",
+    "runs/at_0.5,runs/at_0.6,runs/at_0.7": "runs/at_0.5",
+    "runs/ddm_0": "runs/digits",
+    "--protocols=ridge,logistic,knn,fewshot": "--protocols=ridge,fewshot",
+    "--picture=all": "--picture=one_z",
+}
+QUICK = {"Compare runs", "Cloud TPU", "GKE", "SLURM"}  # sections that take seconds; the others are of the slow stage
+
+BLOCKS = [block for path in DOCUMENTS for block in blocks(path, "sh", "python", "inline")]
+
+
+def reason(block):
+    return next((why for words, why in NOT_RUN.items() if words in without(block.text)), None)
+
+
+def without(text):
+    for words, shorter in SHORTER.items():
+        text = text.replace(words, shorter)
+    return text
+
+
+def sections():
+    """Blocks that run, by document and section: those of a section run in order, in a sandbox of their own."""
+    found = defaultdict(list)
+    for block in BLOCKS:
+        if reason(block) is None:
+            found[block.document, block.sections[-1]].append(block)
+    return found
+
+
+@pytest.fixture(scope="module")
+def sandbox(tiny_run, tmp_path_factory):
+    _, workdir = tiny_run
+    return make_sandbox(tmp_path_factory.mktemp("readme") / "sandbox", workdir)
+
+
+@pytest.mark.parametrize(
+    "document, section",
+    [pytest.param(*key, marks=() if key[1] in QUICK else pytest.mark.slow, id=": ".join(key)) for key in sections()],
+)
+def test_every_command_of_a_section_runs(document, section, sandbox, tmp_path):
+    here = tmp_path / "sandbox"
+    shutil.copytree(sandbox, here, symlinks=True)
+    if section == "Compare runs":
+        for seed, name in enumerate(("digits", "digits_vdrl", "digits_ddae")):
+            shutil.rmtree(here / "runs" / name, ignore_errors=True)
+            write_run(here / "runs" / name, make_results(name=name, seed=seed))
+    for block in sections()[document, section]:
+        language = "sh" if block.language == "inline" else block.language
+        process = execute(without(block.text), language, here, timeout=900)
+        assert process.returncode == 0, f"{document}:{block.line}\n{process.stdout}\n{process.stderr}"
+
+
+def test_every_exception_is_still_met():
+    texts = [block.text for block in BLOCKS]
+    for words in [*NOT_RUN, *SHORTER]:
+        assert any(words in text for text in texts), f"{words!r} is in no block"
+
+
+def test_every_block_has_a_language():
+    for path in DOCUMENTS:
+        unknown = set(re.findall(r"^```(\w*)$", path.read_text(), re.M)) - {"sh", "python", "text", "console", "json", ""}
+        assert not unknown, f"{path}: {unknown}"
+        assert not blocks(path, ""), f"{path}: a block without a language is neither run nor left out"
+
+
+@pytest.mark.parametrize("make", ["default", "probe_default", "sample_default"])
+def test_the_readme_has_the_reference_of_each_config_and_it_covers_every_field(make):
+    function = getattr(config_lib, make)
+    table = reference.table(function)
+    assert [row.split("`")[1] for row in table.splitlines()[2:]] == list(config_lib.flatten(function()))
+    assert table in (ROOT / "README.md").read_text(), f"paste what ddm_embed.reference.table(config.{make}) returns"
+
+
+def anchors(path):
+    """The names that a heading's link has, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_pictures_lead_to_files_and_headings_that_are_there(path):
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text):
+        if "://" not in target:
+            file, _, anchor = target.partition("#")
+            place = (path.parent / file) if file else path
+            assert place.exists(), f"{path}: {target}"
+            assert not anchor or anchor in anchors(place), f"{path}: {target}"
+
+
+def test_the_repositorys_address_is_the_same_everywhere():
+    """An owner sets it once, with the command that README gives."""
+    address = re.search(r'url="https://github.com/([^"]+)"', (ROOT / "setup.py").read_text()).group(1)
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    named = re.compile(r"(?:github\.com|colab\.research\.google\.com/github)/([\w-]+/ddm_embed)")
+    for file in [ROOT / "README.md", *notebooks]:
+        assert set(named.findall(file.read_text())) <= {address}, file
+    for notebook in notebooks:
+        badge = f"https://colab.research.google.com/github/{address}/blob/main/notebooks/{notebook.name}"
+        assert badge in (ROOT / "README.md").read_text(), f"README has no badge of {notebook.name}"
+
+
+def test_the_sandboxs_programs_are_shortened(tmp_path):
+    (tmp_path / "run").mkdir()
+    here = make_sandbox(tmp_path / "sandbox", tmp_path / "run")
+    shown = subprocess.run(
+        [here / "bin" / "python", "-c", "import sys; print(sys.argv)", "-m", "ddm_embed.main", "configs/cifar10.py"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "--config.train.steps=4" in shown and "arrays:made/32x32x3" in shown
