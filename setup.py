@@ -14,6 +14,7 @@ setup(
     description="Image embeddings at every noise level, by self-conditional diffusion learning in JAX",
     long_description=(here / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    url="https://github.com/OWNER/ddm_embed",  # set once; README's section on notebooks has the command
     license="Apache-2.0",
     packages=find_packages(include=["ddm_embed", "ddm_embed.*"]),
     package_data={"ddm_embed.report": ["page.css", "page.js"]},
@@ -43,6 +44,9 @@ setup(
         "cuda": ["jax[cuda13]>=0.10,<0.12"],
         "gcs": ["gcsfs>=2026.9,<2027"],
         "test": [
+            "ipykernel>=6.29,<8",
+            "nbclient>=0.10,<0.12",
+            "nbformat>=5.10,<6",
             "pandas>=2.2,<4",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",

@@ -13,8 +13,8 @@ def table(make: Callable[[], ConfigDict]) -> str:
     """A Markdown table: field, default, what.
 
     Args:
-      make: `config.default`, `config.probe_default` or `config.sample_default`; each of its lines that sets a field ends
-        in two spaces and a comment.
+      make: `config.default`, `config.probe_default` or `config.sample_default`; a line of it that sets a field ends in
+        two spaces and a comment.
     """
     rows = ["| field | default | what |", "| --- | --- | --- |"]
     for match in filter(None, map(LINE.fullmatch, inspect.getsource(make).splitlines())):

@@ -16,7 +16,7 @@ from PIL import Image
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "launch" / "README.md"]
 
-# Flags appended to a program's own, where the last one counts: few steps of tiny networks, few images, few noise levels.
+# Flags appended to a program's own, where the last one counts: few steps of tiny networks, few images and levels.
 TINY = "--config.model.width=16 --config.model.heads=2 --config.model.encoder_depth=1 --config.train.batch_size=16"
 TINY += " --config.embedding.dim=8 --config.optimizer.warmup_steps=1 --config.train.picture_every=0"
 SHORT = {
@@ -36,7 +36,7 @@ IN_PLACE = {
 
 
 class Block(NamedTuple):
-    """A fenced block, or a command within a line: `python ...`, `pip install ...`, `launch/...`."""
+    """A fenced block, or a command within a line: `python` with a file or flags, `pip install`."""
 
     document: str
     line: int
@@ -45,22 +45,26 @@ class Block(NamedTuple):
     text: str
 
 
+INLINE = re.compile(r"`((?:python [^`]*(?: --|\.py)|pip install )[^`]+)`")
+
+
 def blocks(path: Path, *languages: str) -> list[Block]:
-    """The blocks of these languages; commands within lines are `inline`."""
+    """The blocks of these languages; commands within lines are `inline`, if they are whole."""
     found, sections, fence, body = [], (), None, []
     name = str(path.relative_to(ROOT))
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate([*path.read_text().splitlines(), ""], 1):
+        if fence is None and (not line or line.startswith(("#", "```"))):  # a paragraph has ended
+            commands = INLINE.findall(" ".join(body))
+            found += [Block(name, number - len(body), sections, "inline", text) for text in commands]
+            body = []
         if line.startswith("```"):
             if fence is not None:
                 found.append(Block(name, number - len(body), sections, fence, "\n".join(body)))
             fence, body = (line[3:], []) if fence is None else (None, [])
-        elif fence is not None:
-            body.append(line)
-        elif heading := re.match("(#+) (.+)", line):
+        elif fence is None and (heading := re.match("(#+) (.+)", line)):
             sections = (*sections[: len(heading.group(1)) - 1], heading.group(2))
         else:
-            inline = re.findall(r"`((?:python|pip install|launch/\w+) [^`]+)`", line)
-            found += [Block(name, number, sections, "inline", text) for text in inline]
+            body.append(line)
     assert fence is None, f"{path}: a block does not end"
     return [block for block in found if block.language in languages]
 

@@ -22,9 +22,13 @@ NOT_RUN = {
     "tests/faults/campaign.py": "breaks real runs for an hour; tests/faults runs a short version",
     "tests/evaluate/speed_sweep.py": "measures time on 30,000 images; the sweep has tests of its own",
     "tests/diffusion/convergence.py": "draws a figure; tests/diffusion tests what it draws",
+    "sed -i s,OWNER": "rewrites the repository",
 }
 # What is left out of blocks to make them shorter; each must be met.
 SHORTER = {
+    "Embedder(steps=1000)": "Embedder(steps=4)",
+    "for seed in 0 1 2": "for seed in 0",
+    "in ddm drl drl-static vdrl ddae": "in vdrl",
     "python3 -m venv .venv && . .venv/bin/activate && pip install -e . && ": "",
     "for s in 0 1 2": "for s in 0",
     "in ddm drl vdrl drl-static ddae ae vae simclr byol mae supervised random": "in drl-static mae",
@@ -32,7 +36,7 @@ SHORTER = {
     "for t in 0.2 0.5 0.6 0.7": "for t in 0.2 0.5",
     "runs/at_0.5,runs/at_0.6,runs/at_0.7": "runs/at_0.5",
     "runs/ddm_0": "runs/digits",
-    "--protocols=ridge,logistic,knn,fewshot": "--protocols=ridge,fewshot",
+    "protocols=ridge,logistic,knn,fewshot": "protocols=ridge,fewshot",
     "--picture=all": "--picture=one_z",
 }
 QUICK = {"Compare runs", "Cloud TPU", "GKE", "SLURM"}  # sections that take seconds; the others are of the slow stage
@@ -90,16 +94,17 @@ def test_every_exception_is_still_met():
 
 def test_every_block_has_a_language():
     for path in DOCUMENTS:
-        unknown = set(re.findall(r"^```(\w*)$", path.read_text(), re.M)) - {"sh", "python", "text", "console", "json", ""}
-        assert not unknown, f"{path}: {unknown}"
-        assert not blocks(path, ""), f"{path}: a block without a language is neither run nor left out"
+        opened = re.findall(r"^```(\w*)$", path.read_text(), re.M)[::2]
+        assert set(opened) <= {"sh", "python", "text", "console", "json"}, (
+            f"{path}: others are neither run nor left out"
+        )
 
 
 @pytest.mark.parametrize("make", ["default", "probe_default", "sample_default"])
 def test_the_readme_has_the_reference_of_each_config_and_it_covers_every_field(make):
     function = getattr(config_lib, make)
     table = reference.table(function)
-    assert [row.split("`")[1] for row in table.splitlines()[2:]] == list(config_lib.flatten(function()))
+    assert sorted(row.split("`")[1] for row in table.splitlines()[2:]) == sorted(config_lib.flatten(function()))
     assert table in (ROOT / "README.md").read_text(), f"paste what ddm_embed.reference.table(config.{make}) returns"
 
 

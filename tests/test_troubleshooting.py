@@ -62,6 +62,6 @@ def test_a_message_of_jax_is_one_that_jax_prints(line):
 
 def test_the_page_answers_what_it_is_asked_for():
     text = PAGE.read_text()
-    for word in ("CUDA", "XLA_PYTHON_CLIENT_PREALLOCATE", "RESOURCE_EXHAUSTED", "not prepared in", "/tmp/libtpu_lockfile"):
+    for word in ("CUDA", "XLA_PYTHON_CLIENT_PREALLOCATE", "RESOURCE_EXHAUSTED", "not prepared", "/tmp/libtpu_lockfile"):
         assert word in text, word
     assert len(OURS) >= 20 and len(OTHERS) >= 4
