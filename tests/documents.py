@@ -81,7 +81,7 @@ def make_sandbox(folder: Path, run: Path) -> Path:
     `python` there gives the programs the flags of `SHORT`, and the launchers to clouds `--dry-run`.
 
     Args:
-      run: a tiny finished run on the digits, which takes the place of those that the documents trained.
+      run: a tiny finished run on the digits, which takes the place of runs/digits.
     """
     folder.mkdir(parents=True)
     for name in ("configs", "tests", "ddm_embed"):
@@ -104,8 +104,7 @@ def make_sandbox(folder: Path, run: Path) -> Path:
             np.save(made / f"{split}_images.npy", rng.integers(0, 256, (number, *shape), np.uint8))
             np.save(made / f"{split}_labels.npy", np.arange(number) % 4)
     write_digits(folder / "photos", number=60)
-    for name in ("digits", "mine"):
-        shutil.copytree(run, folder / "runs" / name)
+    shutil.copytree(run, folder / "runs" / "digits")
     return folder
 
 
