@@ -75,7 +75,7 @@ def shim(place: Path, *lines: str) -> None:
     place.chmod(place.stat().st_mode | stat.S_IXUSR)
 
 
-def make_sandbox(folder: Path, run: Path) -> Path:
+def make_sandbox(folder: Path, run: Path | None = None) -> Path:
     """A folder with what the documents' commands name: configs, launchers, datasets and runs.
 
     `python` there gives the programs the flags of `SHORT`, and the launchers to clouds `--dry-run`.
@@ -104,7 +104,8 @@ def make_sandbox(folder: Path, run: Path) -> Path:
             np.save(made / f"{split}_images.npy", rng.integers(0, 256, (number, *shape), np.uint8))
             np.save(made / f"{split}_labels.npy", np.arange(number) % 4)
     write_digits(folder / "photos", number=60)
-    shutil.copytree(run, folder / "runs" / "digits")
+    if run:
+        shutil.copytree(run, folder / "runs" / "digits")
     return folder
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 import pytest
 from conftest import ROOT
-from documents import DOCUMENTS, blocks, execute, make_sandbox
+from documents import DOCUMENTS, blocks, execute, make_sandbox, write_digits
 from probed import make_results, write_run
 
 from ddm_embed import config as config_lib
@@ -89,6 +89,26 @@ def test_every_command_of_a_section_runs(document, section, sandbox, tmp_path):
         assert process.returncode == 0, f"{document}:{block.line}\n{process.stdout}\n{process.stderr}"
 
 
+def ten_lines():
+    section = "From a folder of images to a classifier"
+    return next(b.text for b in BLOCKS if b.sections[-1] == section and b.language == "python")
+
+
+def test_from_a_folder_to_a_classifier_it_takes_ten_lines():
+    assert len([line for line in ten_lines().splitlines() if line]) == 10
+
+
+@pytest.mark.slow  # trains for a minute
+def test_the_ten_lines_reach_what_the_readme_says(tmp_path):
+    here = make_sandbox(tmp_path / "sandbox")
+    write_digits(here / "photos", number=1797)
+    process = execute(ten_lines(), "python", here, timeout=1200)
+    assert process.returncode == 0, process.stderr
+    accuracy = float(re.fullmatch(r"accuracy ([\d.]+)", process.stdout.splitlines()[-1]).group(1))
+    promised = float(re.search(r"prints `accuracy ([\d.]+)`", (ROOT / "README.md").read_text()).group(1))
+    assert accuracy > promised - 0.02  # a standard deviation and a half of 450 images
+
+
 def test_every_exception_is_still_met():
     texts = [block.text for block in BLOCKS]
     for words in [*NOT_RUN, *SHORTER]:
@@ -141,8 +161,7 @@ def test_the_repositorys_address_is_the_same_everywhere():
 
 
 def test_the_sandboxs_programs_are_shortened(tmp_path):
-    (tmp_path / "run").mkdir()
-    here = make_sandbox(tmp_path / "sandbox", tmp_path / "run")
+    here = make_sandbox(tmp_path / "sandbox")
     shown = subprocess.run(
         [here / "bin" / "python", "-c", "import sys; print(sys.argv)", "-m", "ddm_embed.main", "configs/cifar10.py"],
         capture_output=True,
