@@ -27,7 +27,11 @@ def execute(path: Path, folder: Path):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     client = NotebookClient(
-        notebook, timeout=LONGEST, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        notebook,
+        timeout=LONGEST,
+        kernel_name="python3",
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(folder)}},
     )
     client.execute(env=os.environ | {"PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT)), "MPLBACKEND": INLINE})
     return notebook
