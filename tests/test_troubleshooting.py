@@ -16,13 +16,14 @@ BY_LIBTPU = ("The TPU is already in use", "Internal error when accessing libtpu"
 LITERAL = 20  # characters that a message must have of its own, apart from names and values
 
 
-def template(node, docstrings):
+def template(node, docstrings, constants):
     """A pattern of what this string of the code prints: a value in it stands for any text; None if it says little."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
         parts = re.split(r"(%[-\d.]*[sdf]|\{\w*\})", node.value)
         pieces = [None if i % 2 else part for i, part in enumerate(parts)]
     elif isinstance(node, ast.JoinedStr):
-        pieces = [part.value if isinstance(part, ast.Constant) else None for part in node.values]
+        named = {id(part): constants.get(getattr(getattr(part, "value", None), "id", "")) for part in node.values}
+        pieces = [part.value if isinstance(part, ast.Constant) else named[id(part)] for part in node.values]
     else:
         return None
     said = sum(len(piece) for piece in pieces if piece)
@@ -35,8 +36,16 @@ def templates(*files):
         tree = ast.parse(file.read_text())
         docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+        constants = {
+            node.targets[0].id: node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        }
         nodes = (node for node in ast.walk(tree) if id(node) not in inner)
-        found += filter(None, (template(node, docstrings) for node in nodes))
+        found += filter(None, (template(node, docstrings, constants) for node in nodes))
     return found
 
 
