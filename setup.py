@@ -35,7 +35,7 @@ setup(
         "pillow>=11",
         "pyarrow>=18",
         "safetensors>=0.5,<1",
-        "scikit-learn>=1.5,<2",
+        "scikit-learn>=1.6,<2",
         "tensorboardX>=2.6,<3",
         "tensorflow-datasets>=4.9.9,<5",
         "tqdm>=4.66,<5",
