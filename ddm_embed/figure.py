@@ -22,6 +22,7 @@ CELL = 0.95  # inches
 TRACE = 96, 160  # pixels that a sequence is drawn on, height and width
 TRACE_CELL = 1.4  # inches of its width
 GAP = 1  # white pixels around an image
+TRACE_GAP = 5  # and around a sequence
 
 
 def image_grid(images: Grid, columns: list[str], rows: list[str] | None, title: str) -> "Figure":
@@ -48,17 +49,18 @@ def place_grid(axes: "Axes", images: Grid, columns: list[str], rows: list[str] |
     """Draws such a grid into one panel."""
     images = pictured(images)
     _, _, height, width, channels = images.shape
+    lines = (height, width) == TRACE
+    gap = TRACE_GAP if lines else GAP
     pixels = np.nan_to_num(np.clip((images + 1) / 2, 0, 1), nan=1.0)
-    pixels = np.pad(pixels, ((0, 0), (0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=1.0)
+    pixels = np.pad(pixels, ((0, 0), (0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=1.0)
     canvas = rearrange(pixels, "r k h w c -> (r h) (k w) c")
     if channels != 3:  # one channel, or more than a picture has: the first is shown
         canvas = canvas[..., 0]
-    lines = (height, width) == TRACE
     axes.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="antialiased" if lines else "nearest")
-    axes.set_xticks((np.arange(len(columns)) + 0.5) * (width + 2 * GAP) - 0.5, columns, fontsize=9)
+    axes.set_xticks((np.arange(len(columns)) + 0.5) * (width + 2 * gap) - 0.5, columns, fontsize=9)
     axes.xaxis.tick_top()
     names = rows or []
-    axes.set_yticks((np.arange(len(names)) + 0.5) * (height + 2 * GAP) - 0.5, names, fontsize=9)
+    axes.set_yticks((np.arange(len(names)) + 0.5) * (height + 2 * gap) - 0.5, names, fontsize=9)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 

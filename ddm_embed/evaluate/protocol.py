@@ -25,6 +25,7 @@ from ddm_embed.evaluate.protocols import HEADS, PROTOCOLS, check
 from ddm_embed.evaluate.splits import obstacle, sample, sample_positions, split_fold
 from ddm_embed.evaluate.unlabelled import make_atlas, measure
 from ddm_embed.parallel import distributed
+from ddm_embed.patches import is_sequence
 from ddm_embed.trained import restore
 from ddm_embed.validate import validate
 
@@ -88,6 +89,7 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     logger.info("%s, in %.0f s", describe_size(bank), timing["features_s"])
     results = {
         "dataset": source.name,
+        "kind": "sequences" if is_sequence(source.image_shape) else "images",
         "name": config.name,
         "checkpoint_step": reader.trained.step,
         "seeds": {"train": run.train.seed, "probe": config.seed},

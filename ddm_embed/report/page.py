@@ -90,7 +90,7 @@ def headline(results: Results) -> str:
     pixels = (results.get("baselines") or {}).get("pixels")
     if pixels is not None and results.get("test_accuracy") is not None:
         gain = 100 * (results["test_accuracy"] - pixels)
-        cards.append(("From pixels", percent(pixels), f"the same head; features {gain:+.2f} points"))
+        cards.append((f"From {tables.raw(results)}", percent(pixels), f"the same head; features {gain:+.2f} points"))
     cards.append(
         ("Checkpoint", f"step {results['checkpoint_step']:,}".replace(",", "&thinsp;"), escape(_seeds(results)))
     )
@@ -121,6 +121,7 @@ def _seeds(results: Results) -> str:
 
 def profile(results: Results, styles: dict[str, charts.Style]) -> str:
     """A chart a protocol, behind tabs, and all numbers as a table."""
+    raw = tables.raw(results)
     panels, points = {}, results.get("profile") or []
     for place, name in enumerate(dict.fromkeys(point["protocol"] for point in points)):
         own = [p for p in points if p["protocol"] == name and p["t"] is not None]
@@ -129,7 +130,7 @@ def profile(results: Results, styles: dict[str, charts.Style]) -> str:
         chosen = ((results.get("protocols") or {}).get(name) or {}).get("selected") or {}
         mark = None if chosen.get("t") is None else (chosen["t"], chosen["validation_accuracy"])
         drawn = _lines(own, "validation_accuracy", styles)
-        levels = {} if pixels is None else {"pixels": pixels}
+        levels = {} if pixels is None else {raw: pixels}
         if drawn:
             chart = charts.lines(drawn, "held-out accuracy", True, levels, mark)
             panels[name] = chart + _numbers(drawn, f"{name}: held-out accuracy in %", 100, 2)

@@ -13,6 +13,7 @@ from ddm_embed.evaluate.protocol import Evaluation
 from ddm_embed.figure import save
 from ddm_embed.files import write_whole
 from ddm_embed.report.page import write_page
+from ddm_embed.report.tables import raw
 
 TITLES = {"ridge": "ridge (linear probe)", "knn": "{neighbours} nearest neighbours", "logistic": "logistic regression"}
 
@@ -62,7 +63,7 @@ def table(results: dict[str, Any]) -> str:
     choices = results["baseline_choices"]
     for name in ("pixels", "pca"):
         cells = [choices.get(name + baselines.get(protocol, "/")) for protocol in shown]
-        lines.append(f"  {name:<24}" + "".join(_cell(cell) for cell in cells))
+        lines.append(f"  {name.replace('pixels', raw(results)):<24}" + "".join(_cell(cell) for cell in cells))
     lines.append("")
     lines.append(f"{'test images':<26}{'accuracy':>12}{'+-':>9}   chosen")
     for name, protocol in results["protocols"].items():
@@ -71,7 +72,7 @@ def table(results: dict[str, Any]) -> str:
         where += "" if chosen["hyper"] is None else f", {protocol['hyper']}={chosen['hyper']:g}"
         lines.append(f"  {name:<24}{protocol['test_accuracy']:12.4f}{protocol['test_accuracy_std']:9.4f}   {where}")
     for name, accuracy in results["baselines"].items():
-        lines.append(f"  {name:<24}{accuracy:12.4f}")
+        lines.append(f"  {name.replace('pixels', raw(results)):<24}{accuracy:12.4f}")
     timing = results["timing"]
     lines.append(
         f"features: {timing['features_s']:.1f} s, {timing['features_gib']:.2f} GiB, kept in {timing['kept']}; "
@@ -101,7 +102,7 @@ def last_line(results: dict[str, Any]) -> str:
     where = f"feature={chosen['feature']}" + ("" if chosen["t"] is None else f", t={chosen['t']:g}")
     return (
         f"test accuracy {results['test_accuracy']:.4f} +- {results['test_accuracy_std']:.4f} "
-        f"({where}; pixels {results['baselines']['pixels']:.4f})"
+        f"({where}; {raw(results)} {results['baselines']['pixels']:.4f})"
     )
 
 
@@ -122,7 +123,7 @@ def draw_profile(results: dict[str, Any], path: Path) -> None:
             axes.plot(*zip(*points, strict=True), label=feature, marker="." if len(points) == 1 else None, **style)
         if name in baselines:
             baseline = results["baseline_choices"][baselines[name]]["validation_accuracy"]
-            axes.axhline(baseline, color="0.4", linestyle=":", label="pixels")
+            axes.axhline(baseline, color="0.4", linestyle=":", label=raw(results))
         chosen = results["protocols"][name]["selected"]
         axes.plot(
             chosen["t"], chosen["validation_accuracy"], "o", markersize=11, markerfacecolor="none", color="black",
@@ -135,7 +136,7 @@ def draw_profile(results: dict[str, Any], path: Path) -> None:
     panels[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
     figure.suptitle(
         f"{results['dataset']}, step {results['checkpoint_step']}: test accuracy "
-        f"{results['test_accuracy']:.4f}, from pixels {results['baselines']['pixels']:.4f}"
+        f"{results['test_accuracy']:.4f}, from {raw(results)} {results['baselines']['pixels']:.4f}"
     )
     save(figure, path)
 

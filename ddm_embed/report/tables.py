@@ -32,6 +32,11 @@ def value(found: Any) -> str:
     return escape(found if isinstance(found, str) else json.dumps(found))
 
 
+def raw(results: Results) -> str:
+    """What embeddings are compared with: the pixels of images, the raw signal of sequences."""
+    return "raw signal" if results.get("kind") == "sequences" else "pixels"
+
+
 def protocols(results: Results) -> str:
     """Test accuracy of every protocol, what it chose, and the same heads on pixels."""
     rows, scores = [], results.get("baselines") or {}
@@ -49,7 +54,7 @@ def protocols(results: Results) -> str:
         ])  # fmt: skip
     if not rows:
         return ""
-    head = ("protocol", "test accuracy", "feature", "t", "setting", "held out", "pixels", "PCA")
+    head = ("protocol", "test accuracy", "feature", "t", "setting", "held out", raw(results), "PCA")
     listed = "".join(
         f"<dt>{escape(name)}</dt><dd>{value(found.get('settings'))}</dd>"
         for name, found in results["protocols"].items()
