@@ -33,12 +33,13 @@ def draw(
     per_column = max(2, -(-length // width))
     # Points of the line; a column ends where the next begins, so that steep lines are not broken.
     place = np.linspace(0, length - 1, width * per_column + 1)
+    place = np.rint(place) if length > width else place  # every sample is among the points, so no peak is lost
     before = np.minimum(np.floor(place).astype(int), max(length - 2, 0))
     after, share = np.minimum(before + 1, length - 1), (place - before)[:, None]
     at = (np.arange(width) * per_column)[:, None] + np.arange(per_column + 1)
     middle = np.arange(height)[:, None]
-    for start in range(0, number, 256):
-        part = np.asarray(sequences[start : start + 256, :, : len(COLOURS)], np.float32)
+    for start in range(0, number, 64):
+        part = np.asarray(sequences[start : start + 64, :, : len(COLOURS)], np.float32)
         values = part[:, before] * (1 - share) + part[:, after] * share  # (N, point, C)
         rows = (1 - np.clip(values / reach, -1, 1)) * (height - 1) / 2
         spans = rows[:, at]  # (N, column, point, C)
@@ -47,8 +48,8 @@ def draw(
             upper, lower = (edge[:, None, :, channel] for edge in (least, most))
             cover = np.minimum(lower, middle + 0.5) - np.maximum(upper, middle - 0.5)  # (N, height, width)
             cover = np.clip(np.nan_to_num(cover), 0, 1)[..., None]
-            canvas[start : start + 256] *= 1 - cover
-            canvas[start : start + 256] += cover * np.float32(COLOURS[channel])
+            canvas[start : start + 64] *= 1 - cover
+            canvas[start : start + 64] += cover * np.float32(COLOURS[channel])
     blank = np.isnan(sequences).all(axis=(1, 2))
     canvas[blank] = 255
     return np.rint(canvas).astype(np.uint8)

@@ -1,0 +1,260 @@
+"""Sequences through the same programs as images: training, probing, drawing; scikit-learn's digits, scanned line by
+line as signals of 64 samples, stand for real ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import flags_of, run_module, tiny_config
+
+from ddm_embed import arms, system
+from ddm_embed import config as config_lib
+from ddm_embed.decode.pictures import PICTURES
+from ddm_embed.estimate.compiled import estimate, here
+from ddm_embed.evaluate import protocol
+from ddm_embed.models import build
+from ddm_embed.models.layers import positions
+from ddm_embed.patches import cut, entries, grid, join, sides, tokens
+from ddm_embed.report.publish import publish
+from ddm_embed.train.loop import train
+from ddm_embed.trained import restore
+
+
+def write_digits(folder):
+    """The digits as signals of 64 samples, in `arrays:`'s layout."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.RandomState(0).permutation(len(digits.data))
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, rows in (("train", order[:300]), ("test", order[300:400])):
+        np.save(folder / f"{part}_sequences.npy", digits.data[rows])
+        np.save(folder / f"{part}_labels.npy", digits.target[rows])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def signals(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("signals"))
+
+
+@pytest.fixture(scope="module")
+def signal_run(signals, tmp_path_factory):
+    """(config, workdir) of a finished run on the signals."""
+    config = config_of(signals, **{"train.picture_every": 20, "embedding.drop": 0.1, "data.augment": "crop"})
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    assert train(config, workdir).finished
+    return config, workdir
+
+
+def config_of(signals, **changes):
+    return tiny_config(**{"data.name": f"arrays:{signals}", "model.variant": "Ti/8"} | changes)
+
+
+def quick_probe(**changes):
+    probe = config_lib.probe_default()
+    probe.update_from_flattened_dict({"times": (0.0, 0.5), "noise_draws": 2, "measure_images": 40} | changes)
+    return probe
+
+
+def test_a_patch_of_a_sequence_is_a_run_of_its_samples():
+    sequence = jnp.arange(2 * 24 * 3, dtype=jnp.float32).reshape(2, 1, 24, 3)
+    pieces = cut(sequence, 8)
+    assert sides(sequence.shape, 8) == (1, 8) and grid(sequence.shape, 8) == (1, 3)
+    assert pieces.shape == (2, tokens(sequence.shape, 8), entries(sequence.shape, 8)) == (2, 3, 24)
+    np.testing.assert_array_equal(pieces[1, 2], sequence[1, 0, 16:24].ravel())
+    np.testing.assert_array_equal(join(pieces, sequence.shape, 8), sequence)
+
+
+def test_patches_of_images_are_as_they_were():
+    image = jnp.arange(2 * 4 * 6 * 3, dtype=jnp.float32).reshape(2, 4, 6, 3)
+    pieces = cut(image, 2)
+    np.testing.assert_array_equal(pieces[0, 1], image[0, :2, 2:4].ravel())
+    np.testing.assert_array_equal(join(pieces, image.shape, 2), image)
+    assert sides((4, 4, 1), 4) == (4, 4) and positions(1, 5, 16).shape == (5, 16)
+
+
+def test_the_operations_of_a_sequence_are_those_of_an_image_of_as_many_patches():
+    """64 samples in runs of 16 are 4 patches of 16 numbers, as are 8x8 pixels in squares of 4x4."""
+    sizes = dict(embedding_dim=32, width=32, depth=2, heads=2)
+    sequence = build.build(variant="Ti/16", image_shape=(1, 64, 3), **sizes)
+    image = build.build(variant="Ti/4", image_shape=(8, 8, 3), **sizes)
+    assert sequence.forward_flops() == image.forward_flops()
+    for arm in ("mae",):
+        args = dict(objective=arm, visible=2, **sizes)
+        a = build.build(variant="Ti/16", image_shape=(1, 64, 3), **args)
+        b = build.build(variant="Ti/4", image_shape=(8, 8, 3), **args)
+        assert a.forward_flops() == b.forward_flops()
+
+
+@pytest.mark.parametrize("arm", [*arms.ARMS, "wrn"])
+def test_every_arm_has_a_finite_loss_and_gradient_on_sequences(arm):
+    config = tiny_config(**{"model.variant": "Ti/8", "data.augment": "crop"})
+    if arm == "wrn":
+        config.model.encoder = "wrn-10-1"  # its 3x3 kernels see one row: a convolution in time
+    else:
+        arms.apply(arm, config)
+    objective = system.make_objective(config)
+    shape = (1, 24, 2)
+    models = system.make_models(config, shape, classes=3)
+    params = models.init(jax.random.key(0))
+    x0 = jax.random.normal(jax.random.key(1), (4, *shape))
+    if objective is None:
+        return
+    networks = system.make_networks(models, config)
+    label = [jnp.arange(4) % 3] if arm == "supervised" else []
+    draws = objective.draw(jax.random.key(2), x0, x0[:, :, ::-1], config.embedding.dim, None, *label)
+    value, grads = jax.jit(jax.value_and_grad(lambda p: objective.loss(networks, p, params, x0, draws)[0]))(params)
+    assert np.isfinite(value) and all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
+    assert any(np.any(g != 0) for g in jax.tree.leaves(grads))
+
+
+def test_a_run_is_trained_probed_and_reported(signal_run, tmp_path):
+    config, workdir = signal_run
+    probe = quick_probe(protocols=("ridge", "knn"))
+    evaluation = protocol.evaluate(config, probe, workdir)
+    assert evaluation.results["kind"] == "sequences"
+    # The raw signal is what ridge regression makes of the numbers themselves.
+    assert 0.8 < evaluation.results["baselines"]["pixels"] <= 1
+    thumbnails = evaluation.atlas["map/thumbnails"]
+    assert thumbnails.dtype == np.uint8 and thumbnails.shape[1:] == (16, 32, 3) and thumbnails.min() < 100
+    publish(evaluation, tmp_path / "probe" / "linear")
+    page = (tmp_path / "probe" / "linear" / "report.html").read_text()
+    assert "raw signal" in page and "From pixels" not in page
+    assert (workdir / "samples" / "00000020.png").stat().st_size > 10_000
+
+
+def test_the_raw_signal_probe_is_ridge_regression_on_the_standardised_numbers(signals):
+    from sklearn.linear_model import Ridge
+
+    from ddm_embed.data.source import open_source, read_all
+    from ddm_embed.evaluate.baselines import pixel_features
+
+    images = read_all(open_source(config_of(signals)).train.images, 1)
+    train, test = pixel_features(images[:200], images[200:], np.arange(200))["pixels"]
+    np.testing.assert_array_equal(train, images[:200].reshape(200, -1))
+    raw = np.load(signals / "train_sequences.npy")
+    targets = np.eye(10)[np.load(signals / "train_labels.npy")]
+    ours = Ridge(alpha=1.0).fit(np.asarray(train), targets[:200]).predict(np.asarray(test))
+    theirs = Ridge(alpha=raw.std() ** 2).fit(raw[:200], targets[:200]).predict(raw[200:])
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_long_and_wide_sequences_are_averaged_down_for_the_raw_probe():
+    from ddm_embed.evaluate.baselines import pixel_features
+
+    wave = np.random.default_rng(0).normal(size=(3, 1, 10_000, 1)).astype(np.float32)
+    words = np.ones((3, 1, 77, 768), np.float32)
+    assert pixel_features(wave, wave, np.arange(3))["pixels"][0].shape == (3, 4096)
+    assert pixel_features(words, words, np.arange(3))["pixels"][0].shape == (3, 5 * 768)
+
+
+def test_a_streamed_run_ends_as_a_resident_one(signal_run, signals, tmp_path):
+    config, workdir = signal_run
+    config = config_of(signals, **{"embedding.drop": 0.1, "data.augment": "crop", "data.resident_gib": 0.0})
+    train(config, tmp_path / "run")
+    a, b = (restore(config, place, (1, 64, 1)).params for place in (workdir, tmp_path / "run"))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_resumed_run_refuses_other_sequences(signal_run, signals, tmp_path):
+    import shutil
+
+    from ddm_embed.errors import UserError
+
+    config, workdir = signal_run
+    shutil.copytree(workdir, tmp_path / "run")
+    other = write_digits(tmp_path / "signals")
+    np.save(other / "train_sequences.npy", np.load(other / "train_sequences.npy") * 2)
+    shutil.rmtree(signals.with_name("kept"), ignore_errors=True)
+    kept = np.load(signals / "train_sequences.npy")
+    np.save(signals / "train_sequences.npy", kept * 2)
+    try:
+        with pytest.raises(UserError, match="scale was"):
+            train(config, tmp_path / "run")
+    finally:
+        np.save(signals / "train_sequences.npy", kept)
+
+
+@pytest.mark.slow
+def test_accumulated_gradients_are_those_of_the_whole_batch(signals, tmp_path):
+    runs = {}
+    for parts in (1, 2):
+        config = config_of(signals, **{"train.accumulate": parts})
+        train(config, tmp_path / str(parts))
+        runs[parts] = restore(config, tmp_path / str(parts), (1, 64, 1)).params
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), runs[1], runs[2])
+
+
+@pytest.mark.slow
+def test_every_protocol_judges_sequences(signal_run):
+    config, workdir = signal_run
+    protocols = ("ridge", "knn", "logistic", "ddae", "mae", "dinov2", "mlp", "fewshot", "propagation", "finetune")
+    short = "epochs=2;iterations=0;learning_rates=(1e-3,);batch_size=32"
+    probe = quick_probe(protocols=protocols, recipe=short, shots=(1,), shot_draws=2, measures=False)
+    judged = protocol.evaluate(config, probe, workdir).results["protocols"]
+    assert judged["ddae*"]["settings"]["views"] == "crop" and judged["finetune*"]["settings"]["views"] == "crop"
+    assert all(0 < entry["test_accuracy"] <= 1 for entry in judged.values())
+
+
+@pytest.mark.slow
+def test_every_picture_of_a_run_is_drawn(signal_run):
+    _, workdir = signal_run
+    quick = ("--config.steps=4", "--config.images=2", "--config.samples=3", "--config.training_images=40")
+    process = run_module("ddm_embed.sample", "--workdir", workdir, "--picture=all", *quick)
+    assert process.returncode == 0, process.stderr
+    drawn = {path.stem for path in (workdir / "samples").glob("*.png")}
+    assert drawn >= set(PICTURES) - {"code_scatter", "code_grid"}
+
+
+@pytest.mark.slow
+def test_the_programs_take_sequences_from_the_shell(signals, tmp_path):
+    config = config_of(signals, **{"train.steps": 6, "optimizer.warmup_steps": 2})
+    process = run_module("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "run")
+    assert process.returncode == 0, process.stderr
+    quick = ("--config.times=0.0,0.5", "--config.noise_draws=1", "--config.measure_images=20")
+    process = run_module("ddm_embed.probe", "--workdir", tmp_path / "run", *quick)
+    assert process.returncode == 0 and "raw signal" in process.stdout, process.stderr
+
+
+def test_preflight_compiles_the_step_of_sequences_as_training_does(signals):
+    found = estimate(config_of(signals), (1, 64, 1), here())
+    assert found.fits and found.batch_bytes == 16 * 64 * 4
+
+
+@pytest.mark.parametrize("shape", [(16, 24, 1), (24, 16, 1)])
+def test_spectrograms_are_trained_on_and_drawn_as_images(shape, tmp_path):
+    """Grey and wide, or tall, from arrays and from a folder."""
+    from PIL import Image
+    from scipy.signal import chirp, spectrogram
+
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(24):
+        wave = chirp(np.linspace(0, 1, 2000), rng.uniform(50, 400), 1, rng.uniform(50, 400))
+        power = spectrogram(wave + 0.1 * rng.normal(size=2000), nperseg=64, noverlap=0)[2][: shape[0], : shape[1]]
+        level = np.log(power + 1e-9)
+        grey = np.uint8(255 * (level - level.min()) / np.ptp(level))
+        found.append(np.array(Image.fromarray(grey).resize(shape[1::-1])))
+    (tmp_path / "arrays").mkdir()
+    np.save(tmp_path / "arrays" / "train_images.npy", np.stack(found))
+    np.save(tmp_path / "arrays" / "train_labels.npy", np.arange(24) % 2)
+    for i, grey in enumerate(found):
+        (tmp_path / "folder" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grey).save(tmp_path / "folder" / str(i % 2) / f"{i:02}.png")
+    for kind in ("arrays", "folder"):
+        changes = {"data.name": f"{kind}:{tmp_path / kind}", "data.augment": "crop+flip", "train.picture_every": 3}
+        config = tiny_config(**changes | {"train.steps": 3, "optimizer.warmup_steps": 1, "train.batch_size": 8})
+        assert train(config, tmp_path / f"run_{kind}").finished
+        probe = quick_probe(protocols=("ridge",), selection_images=24, measure_images=10)
+        evaluation = protocol.evaluate(config, probe, tmp_path / f"run_{kind}")
+        assert evaluation.atlas["map/thumbnails"].shape[1:] == shape and evaluation.results["kind"] == "images"
+        publish(evaluation, tmp_path / f"run_{kind}" / "probe" / "linear")
+
+
+def test_text_embeddings_are_sequences_of_tokens(tmp_path):
+    """Precomputed: [number, tokens, dim], a patch a token."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "train_sequences.npy", rng.normal(size=(40, 6, 32)).astype(np.float16))
+    config = config_of(tmp_path, **{"model.variant": "Ti/1", "train.steps": 2, "optimizer.warmup_steps": 1})
+    assert train(config, tmp_path / "run").finished
