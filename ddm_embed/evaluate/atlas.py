@@ -177,7 +177,7 @@ def shrink(images: Stored, most: int, reach: float | None = None) -> Images:
     Sequences are drawn as lines, up to `reach` standard deviations; see `trace.draw`.
     """
     if images.dtype == np.float32:
-        return trace.draw(images[:, 0], most // 2, most, reach)
+        return trace.draw(images[:, 0], 3 * most // 4, most, reach)
     from PIL import Image
 
     images = images if images.shape[-1] == 3 else images[..., :1]
