@@ -5,16 +5,22 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import make_signals
 import numpy as np
 import pytest
 from conftest import flags_of, run_module, tiny_config
+from PIL import Image
+from scipy.signal import chirp, spectrogram
+from sklearn.linear_model import Ridge
 
 from ddm_embed import arms, system
 from ddm_embed import config as config_lib
+from ddm_embed.data.source import open_source, read_all
 from ddm_embed.decode.pictures import PICTURES
 from ddm_embed.errors import UserError
 from ddm_embed.estimate.compiled import estimate, here
 from ddm_embed.evaluate import protocol
+from ddm_embed.evaluate.baselines import pixel_features
 from ddm_embed.models import build
 from ddm_embed.models.layers import positions
 from ddm_embed.patches import cut, entries, grid, join, sides, tokens
@@ -23,22 +29,11 @@ from ddm_embed.train.loop import train
 from ddm_embed.trained import restore
 
 
-def write_digits(folder):
-    """The digits as signals of 64 samples, in `arrays:`'s layout."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    order = np.random.RandomState(0).permutation(len(digits.data))
-    folder.mkdir(parents=True, exist_ok=True)
-    for part, rows in (("train", order[:300]), ("test", order[300:400])):
-        np.save(folder / f"{part}_sequences.npy", digits.data[rows])
-        np.save(folder / f"{part}_labels.npy", digits.target[rows])
-    return folder
-
-
 @pytest.fixture(scope="module")
 def signals(tmp_path_factory):
-    return write_digits(tmp_path_factory.mktemp("signals"))
+    """300 of the digits as signals to train on, and 100 to test."""
+    sequences, labels, _ = make_signals.digits()
+    return make_signals.write(tmp_path_factory.mktemp("signals"), sequences[:400], labels[:400], np.arange(400) >= 300)
 
 
 @pytest.fixture(scope="module")
@@ -132,10 +127,6 @@ def test_a_run_is_trained_probed_and_reported(signal_run, tmp_path):
 
 
 def test_the_raw_signal_probe_is_ridge_regression_on_the_standardised_numbers(signals):
-    from sklearn.linear_model import Ridge
-
-    from ddm_embed.data.source import open_source, read_all
-    from ddm_embed.evaluate.baselines import pixel_features
 
     images = read_all(open_source(config_of(signals)).train.images, 1)
     train, test = pixel_features(images[:200], images[200:], np.arange(200))["pixels"]
@@ -148,14 +139,13 @@ def test_the_raw_signal_probe_is_ridge_regression_on_the_standardised_numbers(si
 
 
 def test_long_and_wide_sequences_are_averaged_down_for_the_raw_probe():
-    from ddm_embed.evaluate.baselines import pixel_features
-
     wave = np.random.default_rng(0).normal(size=(3, 1, 10_000, 1)).astype(np.float32)
     words = np.ones((3, 1, 77, 768), np.float32)
     assert pixel_features(wave, wave, np.arange(3))["pixels"][0].shape == (3, 4096)
     assert pixel_features(words, words, np.arange(3))["pixels"][0].shape == (3, 5 * 768)
 
 
+@pytest.mark.slow
 def test_a_streamed_run_ends_as_a_resident_one(signal_run, signals, tmp_path):
     config, workdir = signal_run
     config = config_of(signals, **{"embedding.drop": 0.1, "data.augment": "crop", "data.resident_gib": 0.0})
@@ -222,34 +212,36 @@ def test_preflight_compiles_the_step_of_sequences_as_training_does(signals):
     assert found.fits and found.batch_bytes == 16 * 64 * 4
 
 
-@pytest.mark.parametrize("shape", [(16, 24, 1), (24, 16, 1)])
+@pytest.mark.parametrize("shape", [(16, 24, 1), pytest.param((24, 16, 1), marks=pytest.mark.slow)])
 def test_spectrograms_are_trained_on_and_drawn_as_images(shape, tmp_path):
-    """Grey and wide, or tall, from arrays and from a folder."""
-    from PIL import Image
-    from scipy.signal import chirp, spectrogram
-
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(24):
-        wave = chirp(np.linspace(0, 1, 2000), rng.uniform(50, 400), 1, rng.uniform(50, 400))
-        power = spectrogram(wave + 0.1 * rng.normal(size=2000), nperseg=64, noverlap=0)[2][: shape[0], : shape[1]]
-        level = np.log(power + 1e-9)
-        grey = np.uint8(255 * (level - level.min()) / np.ptp(level))
-        found.append(np.array(Image.fromarray(grey).resize(shape[1::-1])))
+    """Grey and wide, or tall; the same from arrays and from a folder."""
+    found = spectrograms(24, shape[:2])
     (tmp_path / "arrays").mkdir()
-    np.save(tmp_path / "arrays" / "train_images.npy", np.stack(found))
-    np.save(tmp_path / "arrays" / "train_labels.npy", np.arange(24) % 2)
+    np.save(tmp_path / "arrays" / "train_images.npy", found)
+    np.save(tmp_path / "arrays" / "train_labels.npy", np.arange(24) // 12)
     for i, grey in enumerate(found):
-        (tmp_path / "folder" / str(i % 2)).mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grey).save(tmp_path / "folder" / str(i % 2) / f"{i:02}.png")
-    for kind in ("arrays", "folder"):
-        changes = {"data.name": f"{kind}:{tmp_path / kind}", "data.augment": "crop+flip", "train.picture_every": 3}
-        config = tiny_config(**changes | {"train.steps": 3, "optimizer.warmup_steps": 1, "train.batch_size": 8})
-        assert train(config, tmp_path / f"run_{kind}").finished
-        probe = quick_probe(protocols=("ridge",), selection_images=24, measure_images=10)
-        evaluation = protocol.evaluate(config, probe, tmp_path / f"run_{kind}")
-        assert evaluation.atlas["map/thumbnails"].shape[1:] == shape and evaluation.results["kind"] == "images"
-        publish(evaluation, tmp_path / f"run_{kind}" / "probe" / "linear")
+        (tmp_path / "folder" / str(i // 12)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grey).save(tmp_path / "folder" / str(i // 12) / f"{i:02}.png")
+    folder, arrays = (open_source(tiny_config(**{"data.name": f"{k}:{tmp_path / k}"})) for k in ("folder", "arrays"))
+    np.testing.assert_array_equal(read_all(folder.train.images, 1), read_all(arrays.train.images, 1))
+    changes = {"data.name": f"arrays:{tmp_path / 'arrays'}", "data.augment": "crop+flip", "train.picture_every": 3}
+    config = tiny_config(**changes | {"train.steps": 3, "optimizer.warmup_steps": 1, "train.batch_size": 8})
+    assert train(config, tmp_path / "run").finished
+    evaluation = protocol.evaluate(config, quick_probe(protocols=("ridge",), measure_images=10), tmp_path / "run")
+    assert evaluation.atlas["map/thumbnails"].shape[1:] == shape and evaluation.results["kind"] == "images"
+    publish(evaluation, tmp_path / "run" / "probe" / "linear")
+
+
+def spectrograms(number, shape):
+    """Of noisy chirps, uint8 [number, height, width]."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(number):
+        wave = chirp(np.linspace(0, 1, 2000), rng.uniform(50, 400), 1, rng.uniform(50, 400))
+        power = spectrogram(wave + 0.1 * rng.normal(size=2000), nperseg=64, noverlap=0)[2]
+        level = np.log(power[: shape[0], : shape[1]] + 1e-9)
+        grey = Image.fromarray(np.uint8(255 * (level - level.min()) / np.ptp(level)))
+        found.append(np.array(grey.resize(shape[::-1])))
+    return np.stack(found)
 
 
 def test_text_embeddings_are_sequences_of_tokens(tmp_path):
