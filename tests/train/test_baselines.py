@@ -55,7 +55,7 @@ def test_only_the_supervised_arm_meets_a_label(arm, tmp_path, monkeypatch):
     class Seen(Exception):
         pass
 
-    def compile_step(config, models, optimizer, mesh, abstract):
+    def compile_step(config, models, optimizer, mesh, abstract, dtype):
         def step(state, batch):
             seen.append(batch)
             raise Seen
