@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ddm_embed.decode.detail import measure
 from ddm_embed.decode.generate import Told, bounded, guess_in_one_step, over_batch, stream, tell_of
 from ddm_embed.decode.shown import Shown, embed_at, levels, rmse, whose
-from ddm_embed.figure import image_grid, place_grid
+from ddm_embed.figure import TRACE, image_grid, place_grid
 from ddm_embed.trained import Trained
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def wrong_z(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
 
     guesses = over_batch(trained, guess)((images[own], np.asarray(eps)[own], codes))  # (N * N, T, H, W, C)
     side = 0.75 * (number + 1)
-    figure = Figure(figsize=(side * len(times) + 0.5, side + 0.9), layout="constrained")
+    tall = side if bounded(trained) else side * TRACE[0] / TRACE[1]
+    figure = Figure(figsize=(side * len(times) + 0.5, tall + 0.9), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(times)))
     blank, right = np.full((1, 1, *images.shape[1:]), np.nan), own == other
     for axes, t, made in zip(panels, times, guesses.swapaxes(0, 1), strict=True):
@@ -125,6 +126,7 @@ def loss(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
 
 def detail(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
     columns, labels = [shown.images], ["image"]
+    numbers = "pixels" if bounded(trained) else "samples"
     for run in (trained, *shown.beside):
         diffusion = run.config.diffusion
         fixed = diffusion.timesteps == "fixed"
@@ -133,13 +135,13 @@ def detail(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
         law = f"t={diffusion.fixed_t:g} alone" if fixed else f"{diffusion.timesteps} t"
         facts = [f"z at t={t:g}"]
         facts += [] if kept.class_accuracy is None else [f"class {kept.class_accuracy:.2f}"]
-        facts += [f"pixels {1 - kept.pixel_error:.2f}"] + ([] if kept.nats is None else [f"{kept.nats:.0f} nats"])
+        facts += [f"{numbers} {1 - kept.pixel_error:.2f}"] + ([] if kept.nats is None else [f"{kept.nats:.0f} nats"])
         logger.info("%s, trained at %s: %s", run.config.name, law, ", ".join(facts))
         name = run.config.name.replace("_", " ")
         labels.append("\n".join(textwrap.wrap(f"{name}: {law}", 13) + facts))
         columns.append(kept.readout)
     lines = max(label.count("\n") for label in labels)
     labels = [label + "\n" * (lines - label.count("\n")) for label in labels]
-    read = "share of classes right, share of the pixels' variance kept"
+    read = f"share of classes right, share of the {numbers}' variance kept"
     title = f"images read back from z by ridge regression\n{read}"
     return image_grid(np.stack(columns, axis=1), labels, None, title)
