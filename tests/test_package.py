@@ -35,7 +35,17 @@ ALLOWED = {
     "heads": {"data", "models", "parallel"},
     "evaluate": {"diffusion", "models", "data", "heads", "parallel", "patches", "system", "validate", "trained"}
     | {"provenance", "trace"},
-    "frozen": {"data", "diffusion", "evaluate.features", "models", "parallel", "system", "trained", "validate"},
+    "frozen": {
+        "data",
+        "diffusion",
+        "evaluate.features",
+        "models",
+        "parallel",
+        "patches",
+        "system",
+        "trained",
+        "validate",
+    },
     "report": {"evaluate", "figure"},
     "comparison": {"report.document"},
     "decode": {"diffusion", "parallel", "patches", "system", "trained", "figure", "heads"},

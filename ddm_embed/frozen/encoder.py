@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Shaped
 from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
-from ddm_embed import system
+from ddm_embed import patches, system
 from ddm_embed.data.augment import to_float
 from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
@@ -184,8 +184,7 @@ class Frozen:
         if device.platform == "cpu" or not limit:
             return CPU_BATCH * mesh.size
         trunk = self.models.denoiser or self.models.encoder
-        patch = getattr(trunk, "patch", 1)
-        tokens = max(1, self.image_shape[0] // patch) * (self.image_shape[1] // patch)
+        tokens = patches.tokens(self.image_shape, getattr(trunk, "patch", 1))
         width, heads = getattr(trunk, "width", 256), getattr(trunk, "heads", 1)
         of_one = 4 * tokens * (16 * width + heads * tokens)  # a block's activations and attention, in float32
         fits = max(1, int(limit / MEMORY_SHARE / of_one))
