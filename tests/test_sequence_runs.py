@@ -212,7 +212,8 @@ def test_preflight_compiles_the_step_of_sequences_as_training_does(signals):
     assert found.fits and found.batch_bytes == 16 * 64 * 4
 
 
-@pytest.mark.parametrize("shape", [(16, 24, 1), pytest.param((24, 16, 1), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(16, 24, 1), (24, 16, 1)])
 def test_spectrograms_are_trained_on_and_drawn_as_images(shape, tmp_path):
     """Grey and wide, or tall; the same from arrays and from a folder."""
     found = spectrograms(24, shape[:2])
