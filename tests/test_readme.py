@@ -16,6 +16,7 @@ from ddm_embed import reference
 
 # Blocks that do not run here: a part of their text, and why. Each must be met.
 NOT_RUN = {
+    "seglearn": "downloads a package that holds data; the block before it does the same with the digits",
     "pip install": "installs; .ci/run installs by README's own command on a new machine",
     "download_and_prepare": "needs TensorFlow, and downloads a dataset",
     "hf upload": "publishes",
