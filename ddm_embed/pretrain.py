@@ -45,7 +45,7 @@ def pretrain(
     config.name = workdir.name
     if isinstance(shown, Path):
         config.data.name, config.data.image_size = f"folder:{shown}", image_size
-        size = (image_size,) * 2 if image_size else None
+        size = (image_size,) * 2 if image_size else _size_below(shown)
     else:
         if len(shown) < SMALLEST:
             raise UserError(f"{len(shown)} image is too little to learn from; give more, tens at least")
@@ -70,6 +70,14 @@ def pretrain(
     if not outcome.finished:
         raise KeyboardInterrupt(f"stopped at step {outcome.step} of {config.train.steps}, saved in {workdir}")
     return open_run(workdir)
+
+
+def _size_below(folder: Path) -> tuple[int, int] | None:
+    """(height, width) of a folder's first image; None where there is none, which training will say."""
+    from ddm_embed.data.folder import header, images_below  # imports the decoder
+
+    files = images_below(folder) if folder.is_dir() else []
+    return header(files[0])[0] if files else None
 
 
 def change(config: ConfigDict, changes: dict[str, Any]) -> None:

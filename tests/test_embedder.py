@@ -18,7 +18,7 @@ from ddm_embed import Embedder
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
 from ddm_embed.frozen.inputs import as_model_input
-from ddm_embed.pretrain import patch_for
+from ddm_embed.pretrain import _size_below, patch_for
 
 DIGITS = load_digits()
 IMAGES = np.round(DIGITS.images * (255 / 16)).astype(np.uint8)[..., None]
@@ -175,6 +175,7 @@ def test_fit_takes_a_folder_of_images_of_many_sizes(tmp_path):
         Image.fromarray(np.full((side, side + 1, 3), 40 * place, np.uint8)).save(tmp_path / f"{place}.png")
     with pytest.raises(UserError, match="image_size"):
         Embedder(steps=2, batch_size=2, config=SMALL).fit(tmp_path)
+    assert _size_below(tmp_path) == (8, 9)
     embedder = Embedder(steps=2, batch_size=2, config=SMALL, image_size=8).fit(tmp_path)
     with pytest.warns(UserWarning, match="5 of 6|6 of 6"):
         assert embedder.transform(tmp_path).shape == (6, 4)
