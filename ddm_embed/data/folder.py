@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +20,11 @@ DEEP_MODES = ("I;16", "I;16L", "I;16B")  # 16 bits a pixel
 GREY_MODES = ("1", "L", "LA", "I", "F", *DEEP_MODES)
 STRIP = 64  # from so many times as long, relative to the shape asked for, an image is cut before it is resized
 ORIENTATION = 0x0112  # EXIF tag; from 5 on the image is stored on its side
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises on bad files
+# What Pillow and its decoders raise on bad files; most of it was met in files with bytes changed at random.
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, Image.DecompressionBombError, RuntimeError, EOFError, LookupError, TypeError,
+    ArithmeticError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,9 +153,9 @@ def sub_folders(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def halves(folder: Path) -> tuple[Path, Path | None]:
-    """(train, test) where a folder holds these and no other; else itself alone: "train" is a class then."""
-    inside = {d.name for d in sub_folders(folder)[0]}
-    if "train" not in inside or not inside <= {"train", "test"}:
+    """(train, test) where a folder holds these and no other with images; else itself alone: "train" is a class then."""
+    inside = {d.name: d for d in sub_folders(folder)[0]}
+    if "train" not in inside or any(walk(d).files for name, d in inside.items() if name not in ("train", "test")):
         return folder, None
     return folder / "train", folder / "test" if "test" in inside else None
 

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from ddm_embed import config as config_lib
-from ddm_embed.data.folder import images_below
+from ddm_embed.data.folder import decode, images_below
 from ddm_embed.data.source import open_source, read_all
 from ddm_embed.errors import UserError
 
@@ -118,6 +118,8 @@ def test_a_folder_that_its_owner_has_split(tmp_path):
                 picture(tmp_path / half / name / f"{i}.png", (4, 4), 9)
     source = open_source(data_config(f"folder:{tmp_path}"))
     assert (len(source.train), len(source.test), source.image_shape) == (8, 4, (4, 4, 1))
+    (tmp_path / "notes").mkdir()  # no images in it, so no class either
+    assert len(open_source(data_config(f"folder:{tmp_path}")).train) == 8
 
 
 def test_images_of_several_sizes_and_kinds_are_brought_to_one(tmp_path):
@@ -160,6 +162,26 @@ def test_an_unreadable_image_is_named(tmp_path):
     source = open_source(data_config(f"folder:{tmp_path}"))  # the header is sound
     with pytest.raises(UserError, match=r"text\.png: not a readable image"):
         read_all(source.train.images, 2)
+
+
+def test_whatever_pillow_raises_on_damage_names_the_file(tmp_path):
+    picture(tmp_path / "a.jpg", (8, 8), 1)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x829A] = 6, 0.5
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.save(tmp_path / "a.jpg", exif=exif)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    refused = 0
+    for place in range(20, 130):  # by Pillow 13.0.0 one of these is a struct.error
+        damaged = bytearray(whole)
+        damaged[place] = 16
+        (tmp_path / "a.jpg").write_bytes(damaged)
+        try:
+            assert decode(tmp_path / "a.jpg", (8, 8, 1), resize=True).shape == (8, 8, 1)
+        except UserError as error:
+            refused += 1
+            assert "a.jpg: not a readable image" in str(error)
+    assert refused
 
 
 def test_an_empty_folder_is_refused(tmp_path):
