@@ -52,7 +52,7 @@ class Embeddings(NamedTuple):
 def check_format(path: Path) -> None:
     """Raises UserError unless the suffix is known and what it takes is installed."""
     if path.suffix not in SUFFIXES:
-        raise UserError(f"--out {path}: expected a name that ends in {', '.join(SUFFIXES)}")
+        raise UserError(f"{path}: expected a name that ends in {', '.join(SUFFIXES)}")
     if path.suffix == ".zarr":
         _zarr()
 

@@ -94,7 +94,11 @@ def list_folder(root: Path, image_shape: tuple[int, int, int]) -> Listing:
       UserError: it holds no images.
     """
     files, labels, closed, notes = [], [], [], []
-    for half in filter(None, folder.halves(root)):
+    halves = [half for half in folder.halves(root) if half]
+    if root not in halves:
+        files += folder.images_in(root)
+        labels += [""] * len(files)
+    for half in halves:
         here, (inside, back) = folder.images_in(half), folder.sub_folders(half)
         found = {d: folder.walk(d) for d in inside}
         classes = [d for d in inside if found[d].files]

@@ -85,6 +85,18 @@ def test_links_that_are_not_followed_are_said(frozen, tmp_path):
     ]
 
 
+def test_what_is_written_beside_train_and_test_changes_no_label(frozen, tmp_path):
+    for name in ("train/a/1.png", "train/b/2.png", "test/a/3.png", "4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+    before = list_images(tmp_path, frozen)
+    assert dict(zip(before.names, before.labels, strict=True)) == {
+        "4.png": "", "train/a/1.png": "a", "train/b/2.png": "b", "test/a/3.png": "",
+    }  # fmt: skip
+    (tmp_path / "out.npz.parts").mkdir()
+    assert list_images(tmp_path, frozen)[1:4] == before[1:4]
+
+
 @pytest.mark.parametrize("make_place", [lambda p: p.mkdir(), lambda p: None, lambda p: p.write_text("a")])
 def test_a_place_without_images_is_refused(frozen, tmp_path, make_place):
     make_place(tmp_path / "place")
@@ -288,7 +300,7 @@ def test_the_program_tells_of_bad_files_by_its_code(tiny_run, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--out=a.csv"], "--out a.csv: expected a name that ends in .npz, .parquet, .zarr"),
+        (["--out=a.csv"], "a.csv: expected a name that ends in .npz, .parquet, .zarr"),
         (["--out=gs://bucket/a.npz"], "write to a path of this machine's files"),
         (["--t=0.1;0.2"], "--t=0.1;0.2: expected noise levels"),
         (["--t=1.5"], "expected noise levels between 0"),
