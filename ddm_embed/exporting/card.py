@@ -7,7 +7,7 @@ import jax
 
 from ddm_embed.comparison.runs import Result
 from ddm_embed.exporting.measured import Measured, held_out, own_and_baselines, spread
-from ddm_embed.frozen.choice import Choice
+from ddm_embed.frozen.choice import Choice, is_timeless
 from ddm_embed.frozen.encoder import Frozen
 from ddm_embed.system import DIFFUSION, SUPERVISED, UNTRAINED
 
@@ -106,7 +106,7 @@ def card(frozen: Frozen, choice: Choice, dim: int, documents: Documents, license
       frozen: the encoder. choice: what the program gives. dim: its entries. documents: the run's.
       license_name: as a hub names it.
     """
-    sequences, timeless = frozen.scale is not None, len(frozen.levels) == 1
+    sequences, timeless = frozen.scale is not None, is_timeless(frozen.config, frozen.models)
     one = "sequence" if sequences else "image"
     return CARD.substitute(
         license=license_name,
@@ -249,7 +249,7 @@ def _limits(frozen: Frozen, choice: Choice, measured: Measured) -> list[str]:
         "other datasets, robustness, fairness, privacy (what an embedding gives away of its image, or the weights of "
         "the training images), and speed.",
         "This encoder is not told a noise level: t has no effect."
-        if len(frozen.levels) == 1
+        if is_timeless(frozen.config, frozen.models)
         else f"An embedding is of one noise level. t = {choice.t:g} is not the best for every use: low t tells fine "
         "differences, high t coarse ones; embeddings at different t are not comparable with one another.",
     ]

@@ -51,6 +51,8 @@ def check_free(out: Path) -> None:
     """
     if files.is_store(out):
         raise UserError(f"--out {out}: expected a folder of a disk; write it here, and copy it there")
+    if out.name in ("", ".."):
+        raise UserError(f"--out {out}: expected the name of a new folder, such as --out exports/digits")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "is not empty" if out.is_dir() else "is a file"
         raise UserError(f"--out {out} {what}; name a folder that does not exist yet, or delete this one")

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
 from ddm_embed.models.build import Models
@@ -37,6 +39,11 @@ def choose(workdir: Path, models: Models, timeless: bool) -> tuple[Choice, tuple
             by = f"probe {name} of step {results['checkpoint_step']}"
             return Choice(chosen["feature"], float(chosen["t"]), by), read
     return Choice(usual_feature(models), 0.0 if timeless else USUAL, "nobody: the run has not been probed"), levels
+
+
+def is_timeless(config: ConfigDict, models: Models) -> bool:
+    """Whether no feature of a run depends on t: no network is told it, nor shown noise."""
+    return config.embedding.input == "x0" and not config.embedding.timed and models.denoiser is None
 
 
 def usual_feature(models: Models) -> str:

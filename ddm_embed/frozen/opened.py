@@ -9,7 +9,7 @@ from ddm_embed import config as config_lib
 from ddm_embed.data import labels
 from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
-from ddm_embed.frozen.choice import choose
+from ddm_embed.frozen.choice import choose, is_timeless
 from ddm_embed.frozen.encoder import Frozen
 from ddm_embed.frozen.exported import is_export, open_export
 from ddm_embed.system import SUPERVISED
@@ -44,7 +44,6 @@ def open_run(workdir: Path) -> Frozen:
     scale = Scale.from_json(data["scale"]) if data.get("scale") else None
     trained = restore(config, workdir, image_shape)
     classes = len(labels.noted(workdir / "classes.json")) if config.objective.name == SUPERVISED else None
-    timeless = config.embedding.input == "x0" and not config.embedding.timed and trained.models.denoiser is None
-    choice, levels = choose(workdir, trained.models, timeless)
+    choice, levels = choose(workdir, trained.models, is_timeless(config, trained.models))
     params = jax.device_get(trained.params)
     return Frozen(config, image_shape, params, trained.step, choice, levels, scale, str(workdir), classes)

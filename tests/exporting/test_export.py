@@ -311,6 +311,9 @@ def test_an_export_is_not_written_over_anything(tmp_path):
     for place, reason in (("full", "is not empty"), ("full/mine.txt", "is a file")):
         with pytest.raises(UserError, match=reason):
             written.check_free(tmp_path / place)
+    for place in (".", ".."):
+        with pytest.raises(UserError, match="expected the name of a new folder"):
+            written.check_free(Path(place))
     (tmp_path / "empty").mkdir()
     written.check_free(tmp_path / "empty")
     written.check_free(tmp_path / "new" / "place")
@@ -352,6 +355,16 @@ def test_the_front_matter_of_the_card_is_what_hubs_read(tmp_path):
     assert front["license"] == "cc-by-4.0" and front["library_name"] == "ddm_embed"
     assert front["pipeline_tag"] == "image-feature-extraction" and "diffusion" in front["tags"]
     assert "**Nothing was measured of this run**" in body and "$" not in body
+
+
+def test_that_t_has_no_effect_is_said_only_where_it_is_so(tmp_path):
+    for arm, timeless in (("ddm", False), ("drl_static", False), ("ae", True)):
+        config = tiny_config()
+        arms.apply(arm, config)
+        frozen = make_frozen(config)
+        frozen.levels = (0.5,)  # as of a probe that read one level
+        text = card_of(tmp_path, frozen, Choice("z", 0.5, "a test"))
+        assert ("t has no effect" in text) == timeless, arm
 
 
 def test_results_of_another_step_are_marked_as_such(tmp_path):
