@@ -94,7 +94,8 @@ class Frozen:
 
     def fingerprint(self) -> str:
         """SHA-256 of what embeddings depend on: config, step, parameters."""
-        digest = hashlib.sha256(f"{config_lib.to_json(self.config)}{self.step}{self.scale}".encode())
+        scale = self.scale and self.scale.to_json()  # the repr of arrays depends on how NumPy is told to print
+        digest = hashlib.sha256(f"{config_lib.to_json(self.config)}{self.step}{scale}".encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
             digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
         return digest.hexdigest()

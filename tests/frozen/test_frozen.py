@@ -9,8 +9,10 @@ from conftest import tiny_config
 from sklearn.datasets import load_digits
 
 from ddm_embed.data.augment import to_float
+from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
 from ddm_embed.frozen.choice import choose
+from ddm_embed.frozen.encoder import Frozen
 from ddm_embed.frozen.opened import open_any, open_run
 
 IMAGES = np.round(load_digits().images * (255 / 16)).astype(np.uint8)[..., None]
@@ -76,6 +78,14 @@ def test_a_pickled_encoder_embeds_alike(frozen):
     again = pickle.loads(pickle.dumps(frozen))
     assert again.fingerprint() == frozen.fingerprint()
     np.testing.assert_array_equal(again.embed(IMAGES[:4], [0.2]), frozen.embed(IMAGES[:4], [0.2]))
+
+
+def test_a_fingerprint_does_not_depend_on_how_numbers_are_printed(frozen):
+    scale = Scale(np.full(2, 1 / 3, np.float32), np.ones(2, np.float32))
+    one = Frozen(frozen.config, (1, 8, 2), frozen.params, 20, frozen.choice, frozen.levels, scale, "here")
+    before = one.fingerprint()
+    with np.printoptions(precision=2):
+        assert one.fingerprint() == before != frozen.fingerprint()
 
 
 def test_the_probes_choice_is_taken_and_without_one_z(tiny_run, frozen, tmp_path):
