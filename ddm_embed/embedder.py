@@ -1,7 +1,7 @@
 """Embeddings by scikit-learn's conventions: `from ddm_embed import Embedder`."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +16,8 @@ from sklearn.utils.validation import validate_data
 from ddm_embed import config as config_lib
 from ddm_embed import files
 from ddm_embed.errors import UserError
-from ddm_embed.frozen.encoder import Frozen
+from ddm_embed.frozen.choice import check_feature
+from ddm_embed.frozen.encoder import Frozen, check_levels
 from ddm_embed.frozen.exported import open_export
 from ddm_embed.frozen.inputs import as_model_input, as_sequences, as_uint8
 from ddm_embed.frozen.opened import open_any
@@ -40,13 +41,15 @@ class Embedder(TransformerMixin, BaseEstimator):
         "all", those of the probe; None, the one that the run's probe chose. feature: such as z, encoder_2 or
         denoiser_1; None, what the probe chose.
       config: fields that take the place of what the parameters below make of them, {"model.depth": 6}, or a whole
-        config. arm: the method, one of `ddm_embed.arms.ARMS`. steps, batch_size: of the training. image_size: side
-        that images of a folder or a list are resized to. kind: "images" or "sequences", where an array could be
-        either; "auto" decides by its axes. workdir: a run directory to train in, which resumes and stays; else a
-        temporary one. value_range: black and white in arrays of floats. random_state: of the training.
+        config; not data.name, for the images are those that `fit` is given. arm: the method, one of
+        `ddm_embed.arms.ARMS`. steps, batch_size: of the training. image_size: side that images of a folder or a list
+        are resized to. kind: "images" or "sequences", where an array could be either; "auto" decides by its axes.
+        workdir: a run directory to train in, which resumes and stays; else a temporary one. value_range: black and
+        white in arrays of floats. random_state: of the training.
 
     Attributes:
-      frozen_: the encoder, of `ddm_embed.frozen`. n_features_in_: where it was fitted to rows of numbers.
+      frozen_: the encoder, of `ddm_embed.frozen`. run_: the `run` that it was opened from; None where it was
+        pretrained. n_features_in_: where it was fitted to rows of numbers.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         """An embedder of a trained run, opened.
 
         Raises:
-          UserError: there is no run, or no sound checkpoint of it.
+          UserError: there is no run, or no sound checkpoint of it, or it has no such feature.
         """
         embedder = cls(run=str(workdir), **parameters)
         embedder._frozen()
@@ -89,7 +92,7 @@ class Embedder(TransformerMixin, BaseEstimator):
           UserError: it is not there, or not as it was written.
         """
         embedder = cls(run=str(folder), **parameters)
-        embedder.frozen_ = open_export(files.place(str(folder)))
+        embedder._open(open_export)
         return embedder
 
     def fit(self, images: Any, y: Any = None) -> Self:
@@ -106,14 +109,18 @@ class Embedder(TransformerMixin, BaseEstimator):
         if self.run is not None:
             self._frozen()
             return self
+        if self.t is not None:
+            _numbers(self.t)
         seed = self.random_state
         if not isinstance(seed, (int, np.integer)):
             seed = check_random_state(seed).randint(2**31 - 1)
         shown = _folder(images) or self._training_array(images)
-        settings = dict(arm=self.arm, steps=self.steps, batch_size=self.batch_size, seed=int(seed))
+        steps, batch_size = _whole("steps", self.steps), _whole("batch_size", self.batch_size)
+        settings = dict(arm=self.arm, steps=steps, batch_size=batch_size, seed=int(seed), feature=self.feature)
         with tempfile.TemporaryDirectory(prefix="ddm_embed_") as temporary:
             workdir = Path(temporary) / "run" if self.workdir is None else files.place(str(self.workdir))
-            self.frozen_ = pretrain(shown, workdir, self.image_size, _flat(self.config), **settings)
+            self.frozen_ = pretrain(shown, workdir, self._side(), _flat(self.config), **settings)
+        self.run_ = None
         return self
 
     def transform(self, images: Any, t: Levels = None) -> Float[np.ndarray, "number dim"]:
@@ -127,7 +134,7 @@ class Embedder(TransformerMixin, BaseEstimator):
           NotFittedError: neither `run` was given nor `fit` called.
         """
         found = self.trajectory(images, self.t if t is None else t)
-        return found.reshape(len(found), -1)
+        return found.reshape(len(found), found.shape[1] * found.shape[2])
 
     def trajectory(self, images: Any, t: Levels = "all") -> Float[np.ndarray, "number time dim"]:
         """As `transform`, with an axis of the noise levels."""
@@ -146,11 +153,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         frozen = self._frozen()
         if t is None:
             return [frozen.choice.t]
-        if isinstance(t, str):
-            if t != "all":
-                raise UserError(f't={t!r}: expected a number, several, "all", or None for the probe\'s choice')
-            return list(frozen.levels)
-        return [float(level) for level in np.atleast_1d(t)]
+        return _numbers(t) or list(frozen.levels)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the entries that `transform` gives: FEATURE_I, or FEATURE_tT_I where there are several levels."""
@@ -160,11 +163,22 @@ class Embedder(TransformerMixin, BaseEstimator):
         return np.array([f"{name}_{i}" for name in told for i in range(frozen.width(feature))], dtype=object)
 
     def _frozen(self) -> Frozen:
+        if self.run is not None and getattr(self, "run_", None) != self.run:  # set_params may name another one
+            self._open(open_any)
         if not hasattr(self, "frozen_"):
-            if self.run is None:
-                raise NotFittedError("this Embedder has learned nothing yet: call fit, or give it a run")
-            self.frozen_ = open_any(files.place(str(self.run)))
+            raise NotFittedError("this Embedder has learned nothing yet: call fit, or give it a run")
         return self.frozen_
+
+    def _open(self, open_place: Callable[[Path], Frozen]) -> None:
+        frozen = open_place(files.place(str(self.run)))
+        if self.feature is not None:
+            check_feature(self.feature, frozen.names)
+        if self.t is not None:
+            _numbers(self.t)
+        self.frozen_, self.run_ = frozen, self.run
+
+    def _side(self) -> int | None:
+        return None if self.image_size is None else _whole("image_size", self.image_size)
 
     def _training_array(self, images: Any) -> np.ndarray:
         """uint8 [number, height, width, channel], or float sequences [number, length, channel]."""
@@ -180,7 +194,7 @@ class Embedder(TransformerMixin, BaseEstimator):
                 f"an array of {images.dtype} {list(images.shape)} may be grey images or sequences; set kind='images' "
                 "or kind='sequences'"
             )
-        return as_uint8(images, self.image_size, self.value_range)
+        return as_uint8(images, self._side(), self.value_range)
 
     def __sklearn_is_fitted__(self) -> bool:
         return self.run is not None or hasattr(self, "frozen_")
@@ -203,11 +217,37 @@ def _is_table(images: Any) -> bool:
         return False
     if hasattr(images, "__array__"):
         array = np.asarray(images)
-        return array.ndim < 3 and array.dtype != object
+        return array.ndim < 3 and array.dtype.kind not in "OU"
     if isinstance(images, Sequence):
         return len(images) > 0 and isinstance(images[0], (int, float, list, tuple))
     return hasattr(images, "shape")  # a sparse matrix, which scikit-learn refuses in words of its own
 
 
+def _numbers(t: float | Sequence[float] | str) -> list[float]:
+    """The noise levels that are given as numbers; none for "all".
+
+    Raises:
+      UserError: they are no levels.
+    """
+    if isinstance(t, str) and t == "all":
+        return []
+    try:
+        if isinstance(t, str):
+            raise ValueError
+        levels = [float(level) for level in np.atleast_1d(t)]
+    except (TypeError, ValueError) as error:
+        raise UserError(f't={t!r}: expected a number, several, "all", or None for the probe\'s choice') from error
+    check_levels(levels)
+    return levels
+
+
+def _whole(name: str, value: Any) -> int:
+    if not isinstance(value, (int, np.integer)) or value < 1:
+        raise UserError(f"{name}={value!r}; expected a whole number from 1 on")
+    return int(value)
+
+
 def _flat(config: ConfigDict | Mapping[str, Any] | None) -> dict[str, Any]:
+    if config is not None and not isinstance(config, (ConfigDict, Mapping)):
+        raise UserError(f"config={config!r}; expected fields and values, such as {{'model.depth': 6}}, or a ConfigDict")
     return {} if config is None else config_lib.flatten(config)

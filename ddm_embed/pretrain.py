@@ -7,12 +7,14 @@ import numpy as np
 from jaxtyping import Num
 from ml_collections import ConfigDict
 
-from ddm_embed import arms
+from ddm_embed import arms, system
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
+from ddm_embed.frozen.choice import check_feature
 from ddm_embed.frozen.encoder import Frozen
 from ddm_embed.frozen.opened import open_run
 from ddm_embed.train.loop import train
+from ddm_embed.validate import validate
 
 TOKENS = {28: 7, 0: 4}  # along a side of so many pixels or more, at least: patches are the largest that leave so many
 LARGEST_PATCH = 16
@@ -29,32 +31,30 @@ def pretrain(
     steps: int,
     batch_size: int,
     seed: int,
+    feature: str | None = None,
 ) -> Frozen:
     """Trains in `workdir`, or goes on where it was left, and opens what came of it.
 
     Args:
       shown: a folder; images uint8 [number, height, width, channel]; or sequences [number, length, channel]. Arrays are
         kept in the directory, so that the run can be resumed and probed.
-      image_size: side that a folder's images are resized to. changes: of the config's fields, by dotted name.
+      image_size: side that a folder's images are resized to. changes: of the config's fields, by dotted name; data.name
+        is what is shown. feature: one that the run must have.
 
     Raises:
-      UserError: as `train`; fewer than two images.
+      UserError: as `train`; fewer than two images; `workdir` holds a run of others; the run would lack the feature.
       KeyboardInterrupt: a signal asked to stop; what was trained is saved in `workdir`.
     """
     config = config_lib.default()
     config.name = workdir.name
     if isinstance(shown, Path):
-        config.data.name, config.data.image_size = f"folder:{shown}", image_size
+        name, config.data.image_size = f"folder:{shown}", image_size
         size = (image_size,) * 2 if image_size else _size_below(shown)
     else:
         if len(shown) < SMALLEST:
             raise UserError(f"{len(shown)} image is too little to learn from; give more, tens at least")
-        sequences = shown.ndim == 3
-        data = workdir.absolute() / "data"
-        data.mkdir(parents=True, exist_ok=True)
-        np.save(data / f"train_{'sequences' if sequences else 'images'}.npy", shown)
-        config.data.name = f"arrays:{data}"
-        size = (1, shown.shape[1]) if sequences else shown.shape[1:3]
+        name = f"arrays:{workdir.absolute() / 'data'}"
+        size = (1, shown.shape[1]) if shown.ndim == 3 else shown.shape[1:3]
     config.data.test_fraction = 0.0  # whoever fits wants all images used; labels of a folder are left alone
     config.model.variant = f"Ti/{patch_for(size)}" if size else "Ti/4"
     config.model.depth, config.model.encoder_depth = 4, 2  # for a laptop
@@ -66,10 +66,34 @@ def pretrain(
     arms.apply(arm, config)
     config.embedding.dim = 128
     change(config, changes)
+    config.data.name = name
+    validate(config)
+    if feature is not None and size:
+        check_feature(feature, system.make_models(config, (*size, 1), classes=1).features)
+    if not isinstance(shown, Path):
+        keep(shown, workdir)
     outcome = train(config, workdir)
     if not outcome.finished:
-        raise KeyboardInterrupt(f"stopped at step {outcome.step} of {config.train.steps}, saved in {workdir}")
+        raise KeyboardInterrupt(f"stopped at step {outcome.step} of {config.train.steps}")
     return open_run(workdir)
+
+
+def keep(shown: Num[np.ndarray, "number *shape"], workdir: Path) -> None:
+    """Writes arrays into a run directory, which reads them from there; those of a run that has begun stay.
+
+    Raises:
+      UserError: the run there has begun with others.
+    """
+    folder = workdir.absolute() / "data"
+    file = folder / f"train_{'sequences' if shown.ndim == 3 else 'images'}.npy"
+    if (workdir / "data.json").exists():
+        if not file.exists() or not np.array_equal(np.load(file, mmap_mode="r"), shown):
+            raise UserError(f"workdir={str(workdir)!r} holds a run of other images; name another, or delete that one")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for before in folder.glob("train_*.npy"):  # of a start that was refused
+        before.unlink()
+    np.save(file, shown)
 
 
 def _size_below(folder: Path) -> tuple[int, int] | None:

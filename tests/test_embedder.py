@@ -1,10 +1,12 @@
 import pickle
+import shutil
 import subprocess
 import sys
 import warnings
 
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 from conftest import ROOT, tiny_config
 from sklearn.base import clone
@@ -14,11 +16,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from ddm_embed import Embedder
+from ddm_embed import Embedder, pretrain
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
 from ddm_embed.frozen.inputs import as_model_input
 from ddm_embed.pretrain import _size_below, patch_for
+from ddm_embed.train.loop import Outcome
 
 DIGITS = load_digits()
 IMAGES = np.round(DIGITS.images * (255 / 16)).astype(np.uint8)[..., None]
@@ -53,6 +56,9 @@ def test_arrays_of_every_kind_give_the_same_embeddings(embedder):
         "integers": images.astype(np.int64),
         "list": list(images),
         "PIL": [Image.fromarray(image[..., 0]) for image in images],
+        "tuple": tuple(images),
+        "iterator": iter(images),
+        "rows as tuples": tuple(map(tuple, images.reshape(6, 64).tolist())),
         "colour": [Image.fromarray(image[..., 0]).convert("RGB") for image in images],
     }
     for name, kind in kinds.items():
@@ -70,18 +76,26 @@ def test_files_and_folders_are_read(embedder, tmp_path):
     np.testing.assert_array_equal(embedder.transform(str(tmp_path)), expected)
     np.testing.assert_array_equal(embedder.transform(paths), expected)
     np.testing.assert_array_equal(embedder.transform(paths[2]), expected[2:3])
+    for column in (np.array(list(map(str, paths))), np.array(paths, object), pandas.Series(paths), iter(paths)):
+        np.testing.assert_array_equal(embedder.transform(column), expected)
     (tmp_path / "6.png").write_text("not an image")
     with pytest.raises(UserError, match=r"6\.png: not a readable image"):
         embedder.transform(tmp_path)
 
 
 def test_other_sizes_are_resized_with_one_warning(embedder):
+    from PIL import Image
+
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         embedder.transform(IMAGES[:3])
     with pytest.warns(UserWarning, match="3 of 3 images are not 8x8") as seen:
         large = embedder.transform(np.repeat(np.repeat(IMAGES[:3], 4, axis=1), 4, axis=2))
     assert len(seen) == 1
+    with pytest.warns(UserWarning, match="1 of 1 images are not 8x8"):  # not ten images in rows
+        assert len(embedder.transform(Image.fromarray(np.zeros((10, 64), np.uint8)))) == 1
+    with pytest.warns(UserWarning, match="nearly black"):
+        embedder.transform(IMAGES[:3].astype(np.uint16))
     np.testing.assert_allclose(large, embedder.transform(IMAGES[:3]), atol=0.2)
 
 
@@ -92,6 +106,9 @@ def test_other_sizes_are_resized_with_one_warning(embedder):
         (np.full((2, 8, 8), np.nan), "expected 0 to 1"),
         (np.zeros((8, 8, 3), np.uint8), "looks like one colour image"),
         (np.zeros((2, 8, 8, 1), complex), "type complex"),
+        (np.zeros((2, 3, 8, 8), np.uint8), "looks like channels first"),
+        (None, "images as NoneType; expected an array"),
+        ([b"a.png"], "images as bytes; expected an array"),
         (np.zeros(8, np.uint8), "expected"),
         ([], "no images"),
         ("nowhere/at/all", "no such folder or file"),
@@ -102,6 +119,11 @@ def test_what_is_no_image_is_refused_in_one_line(embedder, images, message):
     with pytest.raises(UserError, match=message) as error:
         embedder.transform(images)
     assert "\n" not in str(error.value)
+
+
+def test_no_image_has_no_embedding(embedder):
+    for side in (8, 16):
+        assert embedder.transform(np.zeros((0, side, side, 1), np.uint8)).shape == (0, 8)
 
 
 def test_black_and_white_may_be_said(tiny_run, embedder):
@@ -118,7 +140,7 @@ def test_one_level_several_and_all(embedder):
     np.testing.assert_array_equal(embedder.transform(IMAGES[:4], levels[3:5]), whole[:, 3:5].reshape(4, -1))
     np.testing.assert_array_equal(embedder.transform(IMAGES[:4]), embedder.transform(IMAGES[:4], 0.2))
     assert not np.allclose(whole[:, 0], whole[:, 12], atol=1e-6)  # t matters, if little after 20 steps
-    for t in ("some", 1.1, [0.2, -1]):
+    for t in ("some", 1.1, [0.2, -1], ["a"], [None], [[0.1, 0.2]], {"a": 1}):
         with pytest.raises(UserError):
             embedder.transform(IMAGES[:4], t)
 
@@ -137,11 +159,22 @@ def test_parameters_are_set_got_and_cloned(tiny_run):
     assert embedder.transform(IMAGES[:2]).shape == (2, 16)
 
 
-def test_a_pickled_embedder_needs_no_run_directory(embedder, fitted, tmp_path):
-    for one in (embedder, fitted):
+def test_another_run_that_is_set_takes_the_place_of_the_first(tiny_run, tmp_path):
+    shutil.copytree(tiny_run[1], tmp_path / "other")
+    embedder = Embedder.from_run(tiny_run[1])
+    embedder.set_params(run=str(tmp_path / "other"))
+    embedder.transform(IMAGES[:2])
+    assert embedder.frozen_.place == str(tmp_path / "other")
+    assert embedder.set_params(run=str(tiny_run[1])).fit(IMAGES[:2]).frozen_.place == str(tiny_run[1])
+
+
+def test_a_pickled_embedder_needs_no_run_directory(tiny_run, fitted, tmp_path):
+    shutil.copytree(tiny_run[1], tmp_path / "run")
+    opened = Embedder.from_run(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    for one in (opened, fitted):
         pickle.dump(one, (tmp_path / "embedder.pickle").open("wb"))
         again = pickle.load((tmp_path / "embedder.pickle").open("rb"))
-        again.run = "gone" if again.run else None
         np.testing.assert_array_equal(again.transform(IMAGES[:3]), one.transform(IMAGES[:3]))
 
 
@@ -166,6 +199,33 @@ def test_a_work_directory_is_kept_and_is_a_run_like_others(tmp_path):
     same = Embedder.from_run(tmp_path / "run")
     np.testing.assert_array_equal(same.transform(IMAGES[:5]), embedder.transform(IMAGES[:5]))
     assert config_lib.read(tmp_path / "run").data.name.startswith("arrays:")
+    for others in (255 - IMAGES[:40], IMAGES[:41], np.ones((40, 64))):
+        with pytest.raises(UserError, match="holds a run of other images; name another"):
+            Embedder(steps=3, batch_size=8, config=SMALL, workdir=tmp_path / "run").fit(others)
+    np.testing.assert_array_equal(np.load(tmp_path / "run" / "data" / "train_images.npy"), IMAGES[:40])
+
+
+def config_of(monkeypatch, embedder, images):
+    """The config that `fit` would train by."""
+    seen = []
+    monkeypatch.setattr(pretrain, "train", lambda config, _: seen.append(config) or Outcome(0, finished=False))
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 0"):
+        embedder.fit(images)
+    return seen[0]
+
+
+def test_a_whole_config_trains_on_the_images_given(monkeypatch):
+    found = config_of(monkeypatch, Embedder(config=config_lib.default()), np.zeros((6, 8, 12, 2), np.uint8))
+    assert found.data.name.startswith("arrays:") and found.model.width == config_lib.default().model.width
+
+
+def test_patches_divide_the_images_of_a_folder(tmp_path, monkeypatch):
+    from PIL import Image
+
+    for place in range(4):
+        Image.fromarray(np.zeros((56, 112), np.uint8)).save(tmp_path / f"{place}.png")
+    found = config_of(monkeypatch, Embedder(steps=np.int64(2), batch_size=2), tmp_path)
+    assert found.model.variant == "Ti/8" and found.data.image_size is None
 
 
 def test_fit_takes_a_folder_of_images_of_many_sizes(tmp_path):
@@ -203,13 +263,25 @@ def test_sequences_are_fitted_and_embedded():
         ({"config": {"model.wdth": 8}}, r"did you mean config\.model\.width"),
         ({"config": {"model.width": "wide"}}, "wrong type"),
         ({"arm": "dmm"}, "use one of ddm"),
+        ({"steps": "many"}, "steps='many'; expected a whole number"),
+        ({"image_size": (8, 8)}, "image_size=.*expected a whole number"),
+        ({"value_range": 255}, "expected .black, white."),
+        ({"config": "configs/digits.py"}, "expected fields and values"),
+        ({"feature": "code"}, "use one of z, encoder_1"),
+        ({"t": 7}, "noise levels between 0"),
         ({"kind": "movies"}, "use auto, images or sequences"),
-        ({"steps": 0}, r"config\.train\.steps=0"),
+        ({"steps": 0}, "steps=0; expected a whole number"),
     ],
 )
 def test_a_wrong_parameter_is_refused_before_any_work(parameters, message):
     with pytest.raises(UserError, match=message):
-        Embedder(**parameters).fit(IMAGES[:20])
+        Embedder(**parameters).fit(IMAGES[:20] / 255)
+
+
+def test_a_wrong_feature_or_level_is_refused_when_a_run_is_opened(tiny_run):
+    for wrong in ({"feature": "code"}, {"t": "some"}):
+        with pytest.raises(UserError):
+            Embedder.from_run(tiny_run[1], **wrong)
 
 
 def test_an_embedder_that_has_learned_nothing_says_so():

@@ -55,7 +55,7 @@ ALLOWED = {
     "embed": {"cli", "embeddings", "frozen"},
     "embeddings": {"__version__", "data", "frozen", "evaluate", "trace"},
     "embedder": {"frozen", "pretrain"},
-    "pretrain": {"arms", "data.folder", "frozen", "train"},
+    "pretrain": {"arms", "data.folder", "frozen", "system", "train", "validate"},
     "compare": {"cli", "comparison"},
     "main": {"cli", "train", "evaluate", "report", "parallel"},
     "preflight": {"chips", "cli", "data.source", "estimate", "figure", "validate"},

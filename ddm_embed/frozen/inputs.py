@@ -1,7 +1,7 @@
 """What users hold (arrays, PIL images, paths, lists of them) -> arrays as a model takes them."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ def as_model_input(
 
     Args:
       images: [number, height, width, channel] or [number, height, width] or [number, height * width * channel] of
-        NumPy or JAX; PIL images; a folder, a file; or a list of files, PIL images or arrays. Of sequences [number,
-        length, channel], or [number, length] where there is one channel.
+        NumPy or JAX; a PIL image; a folder, a file; or a list, an iterator or a column of files, PIL images or arrays.
+        Of sequences [number, length, channel], or [number, length] where there is one channel.
       image_shape: (height, width, channel) of the model. value_range: what stands for black and white in arrays of
         floats. scale: of a model of sequences.
 
@@ -32,6 +32,7 @@ def as_model_input(
     """
     if scale is not None:
         return scale.apply(as_sequences(images, image_shape[1:]))[:, None]
+    images = _listed(images)
     if not _is_many(images) and np.ndim(images) == 2 and np.shape(images)[1] == np.prod(image_shape):
         images = np.reshape(np.asarray(images), (-1, *image_shape))
     return as_uint8(images, image_shape, value_range)
@@ -75,15 +76,18 @@ def as_uint8(
     """
     if isinstance(images, (str, Path)):
         images = files_below(Path(images))
-    if not _is_many(images):
-        array = _to_uint8(_with_channels(np.asarray(images)), value_range)
+    images = _listed(images)
+    if _is_many(images):
+        if not len(images):
+            raise UserError("no images were given")
+        images = [_one(image, value_range) for image in images]
+    else:
+        array = _to_uint8(_with_channels(_array(images), image_shape), value_range)
         if image_shape in (None, array.shape[1:]):
             return array
+        if not len(array):
+            return np.zeros((0, *image_shape), np.uint8) if isinstance(image_shape, tuple) else array
         images = list(array)
-    elif not len(images):
-        raise UserError("no images were given")
-    else:
-        images = [_one(image, value_range) for image in images]
     shapes = {_shape_of(image) for image in images}
     if not isinstance(image_shape, tuple):
         if image_shape is None and len({shape[:2] for shape in shapes}) > 1:
@@ -119,11 +123,24 @@ def files_below(path: Path) -> list[Path]:
     return found
 
 
+def _listed(images: Any) -> Any:
+    """What is neither an array of numbers nor a place as a list: an image, an iterator, a column of paths."""
+    from PIL import Image
+
+    if isinstance(images, Image.Image):
+        return [images]
+    if isinstance(images, Iterator):
+        return list(images)
+    if hasattr(images, "__array__") and np.asarray(images).dtype.kind in "OU":
+        return np.asarray(images).tolist()
+    return images
+
+
 def _is_many(images: Any) -> bool:
     """Whether it is a list of images, rather than one array of numbers."""
-    if not isinstance(images, Sequence) and not (isinstance(images, np.ndarray) and images.dtype == object):
+    if not isinstance(images, Sequence):
         return False
-    return not (len(images) and isinstance(images[0], (int, float, list)))
+    return not (len(images) and isinstance(images[0], (int, float, list, tuple)))
 
 
 def _one(image: Any, value_range: Range) -> Any:
@@ -134,7 +151,7 @@ def _one(image: Any, value_range: Range) -> Any:
         return Path(image)
     if isinstance(image, Image.Image):
         return image
-    array = np.asarray(image)
+    array = _array(image)
     if array.ndim not in (2, 3):
         raise UserError(f"an image of shape {list(array.shape)}; expected [height, width, channel] or [height, width]")
     return _to_uint8(array if array.ndim == 3 else array[..., None], value_range)
@@ -172,26 +189,45 @@ def _fit(image: Any, shape: Shape) -> UInt8[np.ndarray, "height width channel"]:
         raise UserError(f"{getattr(image, 'filename', 'an image')}: not a readable image ({error})") from error
 
 
-def _with_channels(array: Num[np.ndarray, "..."]) -> Num[np.ndarray, "number height width channel"]:
+def _array(images: Any) -> Num[np.ndarray, "..."]:
+    array = np.asarray(images)
+    if array.dtype.kind in "OUS":
+        raise UserError(f"images as {type(images).__name__}; expected an array, PIL images, files, or a folder")
+    return array
+
+
+def _with_channels(
+    array: Num[np.ndarray, "..."], image_shape: Shape | int | None
+) -> Num[np.ndarray, "number height width channel"]:
     if array.ndim == 3 and array.shape[-1] in (3, 4):
         raise UserError(
             f"an array {list(array.shape)} looks like one colour image; give several, [number, height, width, channel]"
         )
     if array.ndim not in (3, 4) or 0 in array.shape[1:]:
         raise UserError(f"an array {list(array.shape)}; expected [number, height, width, channel]")
-    return array if array.ndim == 4 else array[..., None]
+    array = array if array.ndim == 4 else array[..., None]
+    if array.shape[1] in (1, 3) and array.shape[3] > 4 and array.shape[1:] != image_shape:
+        raise UserError(
+            f"an array {list(array.shape)} looks like channels first; give [number, height, width, channel], as "
+            "images.transpose(0, 2, 3, 1) is"
+        )
+    return array
 
 
 def _to_uint8(array: Num[np.ndarray, "..."], value_range: Range) -> UInt8[np.ndarray, "..."]:
     if array.dtype == np.uint8:
         return array
     if array.dtype == np.uint16:
+        if array.any() and array.max() < 256:
+            warnings.warn(
+                "images of uint16 below 256 are nearly black, of 65535; give uint8 if white is 255", stacklevel=2
+            )
         return (array >> 8).astype(np.uint8)
     if array.dtype.kind == "b":
         return array.astype(np.uint8) * 255
     if array.dtype.kind not in "iuf":
         raise UserError(f"images of type {array.dtype}; expected uint8, or floats within {value_range}")
-    low, high = (0, 255) if array.dtype.kind in "iu" else value_range
+    low, high = (0, 255) if array.dtype.kind in "iu" else _checked(value_range)
     least, most = (float(array.min()), float(array.max())) if array.size else (low, high)
     if not (low <= least and most <= high):  # also where they are NaN
         raise UserError(
@@ -199,3 +235,13 @@ def _to_uint8(array: Num[np.ndarray, "..."], value_range: Range) -> UInt8[np.nda
             "set value_range to what stands for black and white, or give uint8"
         )
     return np.round((array.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
+
+
+def _checked(value_range: Range) -> Range:
+    try:
+        low, high = value_range
+        if not low < high:
+            raise ValueError
+    except (TypeError, ValueError) as error:
+        raise UserError(f"value_range={value_range!r}; expected (black, white), such as (0, 1) or (0, 255)") from error
+    return low, high
