@@ -358,7 +358,7 @@ def test_the_front_matter_of_the_card_is_what_hubs_read(tmp_path):
 
 
 def test_that_t_has_no_effect_is_said_only_where_it_is_so(tmp_path):
-    for arm, timeless in (("ddm", False), ("drl_static", False), ("ae", True)):
+    for arm, timeless in (("ddm", False), ("drl-static", False), ("ae", True)):
         config = tiny_config()
         arms.apply(arm, config)
         frozen = make_frozen(config)
