@@ -48,7 +48,7 @@ def pretrain(
     config = config_lib.default()
     config.name = workdir.name
     if isinstance(shown, Path):
-        name, config.data.image_size = f"folder:{shown}", image_size
+        name = f"folder:{shown}"
         size = (image_size,) * 2 if image_size else _size_below(shown)
     else:
         if len(shown) < SMALLEST:
@@ -67,6 +67,8 @@ def pretrain(
     config.embedding.dim = 128
     change(config, changes)
     config.data.name = name
+    if isinstance(shown, Path):
+        config.data.image_size = config.data.image_size or image_size
     validate(config)
     if feature is not None and size:
         check_feature(feature, system.make_models(config, (*size, 1), classes=1).features)

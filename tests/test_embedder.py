@@ -226,6 +226,8 @@ def test_patches_divide_the_images_of_a_folder(tmp_path, monkeypatch):
         Image.fromarray(np.zeros((56, 112), np.uint8)).save(tmp_path / f"{place}.png")
     found = config_of(monkeypatch, Embedder(steps=np.int64(2), batch_size=2), tmp_path)
     assert found.model.variant == "Ti/8" and found.data.image_size is None
+    found = config_of(monkeypatch, Embedder(config=config_lib.default(), image_size=28), tmp_path)
+    assert found.data.image_size == 28 and found.data.name == f"folder:{tmp_path}"
 
 
 def test_fit_takes_a_folder_of_images_of_many_sizes(tmp_path):
