@@ -217,7 +217,7 @@ def _is_table(images: Any) -> bool:
         return False
     if hasattr(images, "__array__"):
         array = np.asarray(images)
-        return array.ndim < 3 and array.dtype.kind not in "OU"
+        return array.ndim < 3 and array.dtype.kind != "U" and (array.ndim == 2 or array.dtype != object)
     if isinstance(images, Sequence):
         return len(images) > 0 and isinstance(images[0], (int, float, list, tuple))
     return hasattr(images, "shape")  # a sparse matrix, which scikit-learn refuses in words of its own
