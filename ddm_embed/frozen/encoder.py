@@ -186,7 +186,7 @@ class Frozen:
             return CPU_BATCH * mesh.size
         trunk = self.models.denoiser or self.models.encoder
         tokens = patches.tokens(self.image_shape, getattr(trunk, "patch", 1))
-        width, heads = getattr(trunk, "width", 256), getattr(trunk, "heads", 1)
+        width, heads = getattr(trunk, "width", 256), getattr(trunk, "heads", 0)
         of_one = 4 * tokens * (16 * width + heads * tokens)  # a block's activations and attention, in float32
         fits = max(1, int(limit / MEMORY_SHARE / of_one))
         return min(LARGEST_BATCH, 1 << (fits.bit_length() - 1)) * mesh.size
