@@ -186,6 +186,7 @@ def test_a_pipeline_searches_noise_levels_of_a_trained_run(tiny_run):
     assert np.all(np.isfinite(search.cv_results_["mean_test_score"]))
 
 
+@pytest.mark.slow
 def test_fit_pretrains_without_labels_and_repeats_itself(fitted):
     again = Embedder(steps=3, batch_size=8, config=SMALL).fit(IMAGES[:40], y=np.arange(40))
     np.testing.assert_array_equal(again.transform(IMAGES[:5]), fitted.transform(IMAGES[:5]))
@@ -295,6 +296,7 @@ def test_an_embedder_that_has_learned_nothing_says_so():
         Embedder.from_export("nowhere")
 
 
+@pytest.mark.slow
 def test_fitting_away_from_the_main_thread_works():
     from concurrent.futures import ThreadPoolExecutor
 

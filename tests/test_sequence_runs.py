@@ -84,7 +84,7 @@ def test_the_operations_of_a_sequence_are_those_of_an_image_of_as_many_patches()
     assert sequence.forward_flops() == image.forward_flops()
 
 
-QUICK = ("ddm", "vae", "mae")
+QUICK = ("ddm", "mae")
 
 
 @pytest.mark.parametrize(
@@ -207,6 +207,7 @@ def test_the_programs_take_sequences_from_the_shell(signals, tmp_path):
     assert process.returncode == 0 and "raw signal" in process.stdout, process.stderr
 
 
+@pytest.mark.slow
 def test_preflight_compiles_the_step_of_sequences_as_training_does(signals):
     found = estimate(config_of(signals), (1, 64, 1), here())
     assert found.fits and found.batch_bytes == 16 * 64 * 4
@@ -245,6 +246,7 @@ def spectrograms(number, shape):
     return np.stack(found)
 
 
+@pytest.mark.slow
 def test_text_embeddings_are_sequences_of_tokens(tmp_path):
     """Precomputed: [number, tokens, dim], a patch a token."""
     rng = np.random.default_rng(0)

@@ -140,6 +140,7 @@ def test_what_fits_the_memory_is_a_batch(frozen):
     assert frozen.batch_size() == 64 * jax.local_device_count()
 
 
+@pytest.mark.slow
 def test_a_config_of_a_static_code_has_one_level(tiny_run, tmp_path):
     from ddm_embed import arms
     from ddm_embed.train.loop import train
