@@ -168,6 +168,7 @@ def test_your_own_images_train_and_probe(tmp_path):
     assert float(LAST_LINE.fullmatch(process.stdout.splitlines()[-1]).group(1)) >= 0.9
 
 
+@pytest.mark.slow
 def test_images_without_labels_train_and_are_measured_without(tmp_path):
     np.save(tmp_path / "train_images.npy", np.random.default_rng(0).integers(0, 256, (9, 8, 8, 5), np.uint8))
     config = tiny_config(**{"data.name": f"arrays:{tmp_path}", "probe.after_training": True, "train.steps": 6})

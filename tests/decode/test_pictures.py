@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import numpy as np
@@ -71,23 +72,35 @@ def finished(workdir, **changes):
     return trained, Shown(images[:4], images[4:], source.train.read_labels()[4:64], source.classes, beside=(trained,))
 
 
+# Runs that between them allow every picture: a flat Gaussian code of 2 entries; codes withheld now and then, of noised
+# images under an exploding process.
+RUNS = (
+    dict(embedding__dim=2, embedding__sphere=False, embedding__gaussian=True),
+    dict(embedding__drop=0.2, embedding__input="xt", diffusion__process="ve", diffusion__steps=0),
+)
+QUICK = [(0, "reconstructions"), (0, "wrong_z"), (0, "code_grid")]  # the others are of the slow stage
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Runs that between them allow every picture: a flat Gaussian code of 2 entries; codes withheld now and then, of
-    noised images under an exploding process."""
-    flat = dict(embedding__dim=2, embedding__sphere=False, embedding__gaussian=True)
-    withheld = dict(embedding__drop=0.2, embedding__input="xt", diffusion__process="ve", diffusion__steps=0)
-    return [finished(tmp_path_factory.mktemp("run") / "run", **changes) for changes in (flat, withheld)]
+    """A function that trains one of `RUNS` when it is first asked for."""
+    return functools.cache(lambda which: finished(tmp_path_factory.mktemp("run") / "run", **RUNS[which]))
 
 
-@pytest.mark.parametrize("name", PICTURES)
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(
+    ("which", "name"),
+    [
+        pytest.param(which, name, marks=() if (which, name) in QUICK else pytest.mark.slow)
+        for which in (0, 1)
+        for name in PICTURES
+    ],
+)
 def test_every_picture_is_titled_and_nothing_leaves_its_frame(name, which, runs):
-    trained, shown = runs[which]
+    trained, shown = runs(which)
     config = config_lib.sample_default()
     config.steps, config.images, config.samples = 3, 4, 2
     if obstacle(PICTURES[name].needs, trained.config, config):
-        assert obstacle(PICTURES[name].needs, runs[1 - which][0].config, config) is None
+        assert obstacle(PICTURES[name].needs, runs(1 - which)[0].config, config) is None
         return
     figure = PICTURES[name].draw(trained, shown, config)
     words = [
@@ -106,7 +119,7 @@ def test_every_picture_is_titled_and_nothing_leaves_its_frame(name, which, runs)
 
 
 def test_a_scatter_shows_every_image_and_tells_classes_apart(runs):
-    trained, shown = runs[0]
+    trained, shown = runs(0)
     config = config_lib.sample_default()
     plain = PICTURES["code_scatter"].draw(trained, shown._replace(labels=None), config)
     assert plain.axes[-1].get_legend() is None

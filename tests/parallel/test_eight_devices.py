@@ -16,7 +16,12 @@ OTHERS += ["1x1x1 in 4", "2x1x2 in 4", "2x2x2 remat"]
 
 @pytest.fixture(scope="module")
 def report():
-    return run_on_eight(SCRIPT, "1x1x1", *FEW, "created", "features", "samples")
+    return run_on_eight(SCRIPT, "1x1x1", *FEW, "created")
+
+
+@pytest.fixture(scope="module")
+def made_of_it():
+    return run_on_eight(SCRIPT, "features", "samples")
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +39,15 @@ def names(report, run):
     return {name for name, _ in report[run]["collectives"]}
 
 
-def test_features_and_what_heads_make_of_them_do_not_depend_on_the_number_of_devices(report):
-    difference, eight, one = report["features"]
+@pytest.mark.slow
+def test_features_and_what_heads_make_of_them_do_not_depend_on_the_number_of_devices(made_of_it):
+    difference, eight, one = made_of_it["features"]
     assert difference < 1e-6 and eight == one and len(one) == 8  # two heads on two features at two levels
 
 
-def test_samples_do_not_depend_on_the_number_of_devices(report):
-    assert len(report["samples"]) == 6 and max(report["samples"].values()) < 1e-4
+@pytest.mark.slow
+def test_samples_do_not_depend_on_the_number_of_devices(made_of_it):
+    assert len(made_of_it["samples"]) == 6 and max(made_of_it["samples"].values()) < 1e-4
 
 
 def test_no_device_holds_a_whole_matrix_when_the_state_is_created(report):
