@@ -18,6 +18,14 @@ import pytest
 from ddm_embed import config as config_lib
 
 ROOT = Path(__file__).parents[1]
+# Compiles in three quarters of the time, which is most of what tiny models take; what runs is slower.
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def pytest_configure(config):
+    """The slow stage, which trains for longer, compiles as users do."""
+    if config.option.markexpr == "not slow":  # before JAX's first use; subprocesses inherit it
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}".strip()
 
 
 def tiny_config(**changes):
@@ -76,8 +84,7 @@ def saved_arrays(workdir, step):
 def run_on_eight(script, *arguments):
     """Runs a script of the tests on eight forced CPU devices, whose number is fixed when JAX starts; the JSON of its
     last line."""
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # compiles in 2/3 of the time
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {quick}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
     process = subprocess.run(
         [sys.executable, str(script), *arguments],
         capture_output=True,

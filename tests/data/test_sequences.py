@@ -100,6 +100,7 @@ def test_a_run_notes_the_scale_and_refuses_another(folder, tmp_path):
         check_same(open_source(config_of(folder)), note)
 
 
+@pytest.mark.slow
 def test_streamed_and_resident_batches_are_the_same(folder):
     images = open_source(config_of(folder)).train.images
     order, mesh = pipeline.Order(40, 16, 0), make_mesh(1, 1, devices=jax.devices()[:1])

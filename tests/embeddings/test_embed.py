@@ -196,6 +196,7 @@ def test_killed_half_way_it_goes_on_and_neither_repeats_nor_loses_an_image(tiny_
     np.testing.assert_array_equal(found.embedding, expected.embedding)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_with_its_own_code_and_says_how_to_go_on(tiny_run, photos, tmp_path):
     out = tmp_path / "out.parquet"
     process = start(tiny_run[1], photos, out)
@@ -250,6 +251,7 @@ def test_a_damaged_part_is_made_again(frozen, photos, tmp_path, monkeypatch):
     assert len(layout.read(out).names) == NUMBER
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_what_was_done_is_kept(tiny_run, photos, tmp_path):
     out = tmp_path / "out.npz"
     arguments = ["--workdir", tiny_run[1], "--images", photos, "--out", out, "--t=all", "--feature=denoiser_1"]

@@ -213,6 +213,7 @@ def test_every_arm_can_be_exported(name, tmp_path):
     agree(frozen, images_of(3), tmp_path)
 
 
+@pytest.mark.slow
 def test_sequences_can_be_exported_with_their_scale(tmp_path):
     scale = Scale(np.array([100.0, -1.0], np.float32), np.array([7.0, 0.1], np.float32))
     frozen = make_frozen(tiny_config(**{"model.variant": "Ti/4"}), (1, 16, 2), scale)
@@ -258,6 +259,7 @@ def example(folder, *arguments):
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=240, cwd=folder.parent).stdout
 
 
+@pytest.mark.slow
 def test_the_example_gives_the_embeddings(export, tmp_path):
     frozen, out = export
     np.save(tmp_path / "images.npy", images_of(5))
