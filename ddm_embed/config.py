@@ -49,7 +49,7 @@ def default() -> ConfigDict:
     data.threads = 4  # threads that read and decode images
 
     c.model = model = ConfigDict()
-    model.variant = "S/4"  # Ti, S, B, L or XL, and the side of a patch in pixels
+    model.variant = "S/4"  # Ti, S, B, L or XL, and the side of a patch in pixels, of sequences in samples
     model.width = placeholder(int)  # in place of the variant's width
     model.depth = placeholder(int)  # in place of the variant's number of denoiser blocks
     model.encoder = "transformer"  # transformer, of the denoiser's own blocks, or wrn-28-2, wrn-28-4: a Wide ResNet
