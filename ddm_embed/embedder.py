@@ -20,7 +20,7 @@ from ddm_embed.frozen.choice import check_feature
 from ddm_embed.frozen.encoder import Frozen, check_levels
 from ddm_embed.frozen.exported import open_export
 from ddm_embed.frozen.inputs import as_model_input, as_sequences, as_uint8
-from ddm_embed.frozen.opened import open_any
+from ddm_embed.frozen.opened import open_once
 from ddm_embed.pretrain import pretrain
 
 Levels = float | Sequence[float] | str | None
@@ -164,7 +164,7 @@ class Embedder(TransformerMixin, BaseEstimator):
 
     def _frozen(self) -> Frozen:
         if self.run is not None and getattr(self, "run_", None) != self.run:  # set_params may name another one
-            self._open(open_any)
+            self._open(open_once)
         if not hasattr(self, "frozen_"):
             raise NotFittedError("this Embedder has learned nothing yet: call fit, or give it a run")
         return self.frozen_

@@ -1,3 +1,4 @@
+import os
 import pickle
 import shutil
 import subprocess
@@ -176,6 +177,15 @@ def test_a_pickled_embedder_needs_no_run_directory(tiny_run, fitted, tmp_path):
         pickle.dump(one, (tmp_path / "embedder.pickle").open("wb"))
         again = pickle.load((tmp_path / "embedder.pickle").open("rb"))
         np.testing.assert_array_equal(again.transform(IMAGES[:3]), one.transform(IMAGES[:3]))
+
+
+def test_clones_of_an_embedder_share_what_was_compiled_until_the_run_changes(tiny_run, tmp_path):
+    shutil.copytree(tiny_run[1], tmp_path / "run")
+    first, second = (Embedder(run=str(tmp_path / "run"), t=t) for t in (0.1, 0.5))
+    first.transform(IMAGES[:3])
+    assert clone(second).fit(IMAGES[:3])._frozen() is first.frozen_
+    os.utime(tmp_path / "run" / "config.json", ns=(1, 1))
+    assert clone(second).fit(IMAGES[:3])._frozen() is not first.frozen_
 
 
 def test_a_pipeline_searches_noise_levels_of_a_trained_run(tiny_run):

@@ -6,15 +6,19 @@ from pathlib import Path
 import jax
 
 from ddm_embed import config as config_lib
+from ddm_embed import files
 from ddm_embed.data import labels
 from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
 from ddm_embed.frozen.choice import choose, is_timeless
 from ddm_embed.frozen.encoder import Frozen
-from ddm_embed.frozen.exported import is_export, open_export
+from ddm_embed.frozen.exported import FILES, MANIFEST, is_export, open_export
 from ddm_embed.system import SUPERVISED
 from ddm_embed.trained import restore
 from ddm_embed.validate import validate
+
+KEPT = 4  # handles, the last opened
+_OPENED: dict[str, tuple[tuple, Frozen]] = {}
 
 
 def open_any(place: Path) -> Frozen:
@@ -24,6 +28,24 @@ def open_any(place: Path) -> Frozen:
       UserError: it is neither, or not as it was written.
     """
     return open_export(place) if is_export(place) else open_run(place)
+
+
+def open_once(place: Path) -> Frozen:
+    """As `open_any`; the same handle, and its compiled programs, as long as nothing there has changed.
+
+    The clones that a grid search makes would else each restore and compile.
+    """
+    if files.is_store(place):
+        return open_any(place)
+    name = str(place.absolute())
+    named = {"data.json", "classes.json", "checkpoints", MANIFEST, *FILES}
+    watched = {place / file for file in named} | {*place.glob("checkpoints/*"), *place.glob("probe/*/results.json")}
+    state = tuple((str(w), w.stat().st_mtime_ns, w.stat().st_size) for w in sorted(watched) if w.exists())
+    if name not in _OPENED or _OPENED[name][0] != state:
+        _OPENED[name] = state, open_any(place)
+        while len(_OPENED) > KEPT:
+            _OPENED.pop(next(iter(_OPENED)))
+    return _OPENED[name][1]
 
 
 def open_run(workdir: Path) -> Frozen:
