@@ -63,6 +63,22 @@ def launch_on_arguments(body: Callable[[list[str]], int]) -> None:
     _run(program)
 
 
+def check_flags(arguments: list[str], needed: tuple[flags.FlagHolder, ...], example: str) -> None:
+    """Checks what a program without a config was given.
+
+    Args:
+      arguments: what is no flag. needed: flags that must have a value. example: of such flags, for the message.
+
+    Raises:
+      UserError: there are arguments, or a flag has no value.
+    """
+    if arguments:
+        raise UserError(f"unexpected argument {arguments[0]!r}; flags begin with --")
+    for flag in needed:
+        if not flag.value:
+            raise UserError(f"--{flag.name} is missing; as in {example}")
+
+
 def _run(program: Callable[[], int]) -> None:
     """Runs it and exits with its code, or with that of what it raised."""
     faulthandler.enable()  # JAX aborts a process that has lost the others: say where it was

@@ -51,11 +51,8 @@ def main(arguments: list[str]) -> int:
 
 
 def embed(arguments: list[str]) -> int:
-    if arguments:
-        raise UserError(f"unexpected argument {arguments[0]!r}; flags begin with --")
-    for name, value in (("workdir", cli.WORKDIR.value), ("images", IMAGES.value), ("out", OUT.value)):
-        if not value:
-            raise UserError(f"--{name} is missing; as in --workdir runs/digits --images photos --out photos.npz")
+    example = "--workdir runs/digits --images photos --out photos.npz"
+    cli.check_flags(arguments, (cli.WORKDIR, IMAGES, OUT), example)
     if "://" in OUT.value:
         raise UserError(f"--out {OUT.value}: write to a path of this machine's files, and copy it from there")
     out = Path(OUT.value)

@@ -24,12 +24,7 @@ LICENSE = flags.DEFINE_string("license", "unknown", "Of the weights, as a hub na
 
 
 def main(arguments: list[str]) -> int:
-    if arguments:
-        raise UserError(f"unexpected argument {arguments[0]!r}; flags begin with --")
-    if not cli.WORKDIR.value:
-        raise UserError("--workdir is missing; give the directory of a run, such as --workdir runs/digits")
-    if not OUT.value:
-        raise UserError("--out is missing; name the folder to write, such as --out exports/digits")
+    cli.check_flags(arguments, (cli.WORKDIR, OUT), "--workdir runs/digits --out exports/digits")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.\-]*", LICENSE.value):
         raise UserError(f"--license={LICENSE.value!r}: expected a hub's name of a licence, such as apache-2.0 or mit")
     out, workdir = files.place(OUT.value), files.place(cli.WORKDIR.value)

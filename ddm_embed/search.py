@@ -35,11 +35,8 @@ THREADS = min(16, os.cpu_count() or 1)
 
 
 def main(arguments: list[str]) -> int:
-    if arguments:
-        raise UserError(f"unexpected argument {arguments[0]!r}; flags begin with --")
-    for name, value in (("workdir", cli.WORKDIR.value), ("embeddings", EMBEDDINGS.value), ("query", QUERY.value)):
-        if not value:
-            raise UserError(f"--{name} is missing; as in --workdir runs/digits --embeddings photos.npz --query one.png")
+    example = "--workdir runs/digits --embeddings photos.npz --query one.png"
+    cli.check_flags(arguments, (cli.WORKDIR, EMBEDDINGS, QUERY), example)
     for flag in (PICTURE, MAP):
         if flag.value and Path(flag.value).suffix != ".png":
             raise UserError(f"--{flag.name}={flag.value}: expected a name that ends in .png")

@@ -129,14 +129,12 @@ class Frozen:
         times: Sequence[float],
         feature: str | None = None,
         batch_size: int | None = None,
-        progress: Callable[[int], None] | None = None,
     ) -> Float[np.ndarray, "number time dim"]:
         """Embeddings of images at noise levels, float32 [number, time, dim].
 
         Args:
           images: of `image_shape` and `dtype`. times: noise levels in [0, 1]. feature: the chosen one if None.
           batch_size: the most images at a time; what suits the device if None.
-          progress: called with the number of images that each batch has brought.
 
         Raises:
           UserError: another shape or type, a level outside [0, 1], or no such feature.
@@ -159,8 +157,6 @@ class Frozen:
             start, count, batches = waiting.popleft()
             for place, batch in enumerate(batches):
                 found[start : start + count, place] = np.asarray(batch)[:count]
-            if progress is not None:
-                progress(count)
 
         start = 0
         while start < len(images):
