@@ -3,12 +3,12 @@
 python -m ddm_embed.main --config configs/cifar10.py --config.data.data_dir=DIR
 """
 
-from ddm_embed import arms
 from ddm_embed import config as config_lib
+from ddm_embed.methods import presets as arms
 
 
 def get_config(arg=""):
-    """Takes `arm=ddm|drl|vdrl|drl-static|ddae|ae|vae|simclr|byol|mae|supervised|random` (see ddm_embed/arms.py),
+    """Takes `arm=ddm|drl|vdrl|drl-static|ddae|ae|vae|simclr|byol|mae|supervised|random` (see docs/methods.md),
     `input=x0|xt|view|none` in place of the arm's, `variant=` and `steps=N`, as in
     configs/cifar10.py:arm=vdrl,variant=S/2."""
     arg = config_lib.parse_arg(arg, arm="ddm", input="", variant="S/4", steps=18_000)

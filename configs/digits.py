@@ -3,12 +3,12 @@
 python -m ddm_embed.main --config configs/digits.py
 """
 
-from ddm_embed import arms
 from ddm_embed import config as config_lib
+from ddm_embed.methods import presets as arms
 
 
 def get_config(arg=""):
-    """Takes `arm=ddm|drl|vdrl|drl-static|ddae|ae|vae|simclr|byol|mae|supervised|random` (see ddm_embed/arms.py),
+    """Takes `arm=ddm|drl|vdrl|drl-static|ddae|ae|vae|simclr|byol|mae|supervised|random` (see docs/methods.md),
     `input=x0|xt|view|none` in place of the arm's and `steps=N`, as in configs/digits.py:arm=vdrl,steps=500."""
     arg = config_lib.parse_arg(arg, arm="ddm", input="", steps=2000)
     c = config_lib.default()

@@ -6,12 +6,12 @@ Predicted by `python -m ddm_embed.preflight --config configs/imagenet256_xl.py -
 GiB a chip, 15,600 to 31,200 images/s on 256 chips of a v5e. Never trained: learning rate and schedule are untried.
 """
 
-from ddm_embed import arms
 from ddm_embed import config as config_lib
+from ddm_embed.methods import presets as arms
 
 
 def get_config(arg=""):
-    """Takes `arm=ddm|drl|vdrl|drl-static|ddae|ae|vae|simclr|byol|mae|supervised|random` (see ddm_embed/arms.py),
+    """Takes `arm=ddm|drl|vdrl|drl-static|ddae|ae|vae|simclr|byol|mae|supervised|random` (see docs/methods.md),
     `input=x0|xt|view|none` in place of the arm's, `variant=` and `steps=N`, as in
     configs/imagenet256_xl.py:arm=vdrl,variant=L/16."""
     arg = config_lib.parse_arg(arg, arm="ddm", input="", variant="XL/16", steps=50_000)

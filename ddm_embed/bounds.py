@@ -1,12 +1,12 @@
 """What each field of a config may be, as far as the field alone decides."""
 
 from ddm_embed.data.augment import AUGMENTATIONS
-from ddm_embed.diffusion.objective import INPUTS
 from ddm_embed.diffusion.prediction import PREDICTIONS
 from ddm_embed.diffusion.process import PROCESSES
 from ddm_embed.diffusion.timesteps import LAWS
+from ddm_embed.methods.diffusion import INPUTS
+from ddm_embed.methods.system import OBJECTIVES
 from ddm_embed.models.layers import REMAT
-from ddm_embed.system import OBJECTIVES
 
 CHOICES = {
     "model.attention": ("auto", "xla", "cudnn"),

@@ -15,9 +15,9 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from ddm_embed import config as config_lib
-from ddm_embed import files
 from ddm_embed.errors import UserError
 from ddm_embed.parallel import cluster, distributed
+from ddm_embed.runs import files
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; runs/NAME of the config where one is made.")
 

@@ -129,7 +129,7 @@ def probe_default() -> ConfigDict:
     """The default config of the probe program."""
     c = ConfigDict()
     c.name = "linear"  # results go to W/probe/NAME
-    c.protocols = ("ridge", "knn")  # the first is the main one; evaluate/protocols.py and README list all
+    c.protocols = ("ridge", "knn")  # the first is the main one; probe/protocols.py and README list all
     c.times = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # noise levels to read features at
     c.strengths = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 10.0)  # ridge penalties, relative to the number of images
     c.logistic_strengths = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0)  # of logistic regression, likewise

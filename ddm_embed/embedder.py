@@ -14,14 +14,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from ddm_embed import config as config_lib
-from ddm_embed import files
+from ddm_embed.data.inputs import as_model_input, as_sequences, as_uint8
 from ddm_embed.errors import UserError
-from ddm_embed.frozen.choice import check_feature
-from ddm_embed.frozen.encoder import Frozen, check_levels
-from ddm_embed.frozen.exported import open_export
-from ddm_embed.frozen.inputs import as_model_input, as_sequences, as_uint8
-from ddm_embed.frozen.opened import open_once
-from ddm_embed.pretrain import pretrain
+from ddm_embed.features.choice import check_feature
+from ddm_embed.features.exported import open_export
+from ddm_embed.features.opened import open_once
+from ddm_embed.features.run import Frozen, check_levels
+from ddm_embed.runs import files
+from ddm_embed.train.pretrain import pretrain
 
 Levels = float | Sequence[float] | str | None
 
@@ -42,10 +42,10 @@ class Embedder(TransformerMixin, BaseEstimator):
         denoiser_1; None, what the probe chose.
       config: fields that take the place of what the parameters below make of them, {"model.depth": 6}, or a whole
         config; not data.name, for the images are those that `fit` is given. arm: the method, one of
-        `ddm_embed.arms.ARMS`. steps, batch_size: of the training. image_size: side that images of a folder or a list
-        are resized to. kind: "images" or "sequences", where an array could be either; "auto" decides by its axes.
-        workdir: a run directory to train in, which resumes and stays; else a temporary one. value_range: black and
-        white in arrays of floats. random_state: of the training.
+        `ddm_embed.methods.presets.ARMS`. steps, batch_size: of the training. image_size: side that images of a folder
+        or a list are resized to. kind: "images" or "sequences", where an array could be either; "auto" decides by its
+        axes. workdir: a run directory to train in, which resumes and stays; else a temporary one. value_range: black
+        and white in arrays of floats. random_state: of the training.
 
     Attributes:
       frozen_: the encoder, of `ddm_embed.frozen`. run_: the `run` that it was opened from; None where it was

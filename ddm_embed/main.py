@@ -12,11 +12,12 @@ import logging
 
 from ml_collections import ConfigDict
 
-from ddm_embed import cli, files
+from ddm_embed import cli
 from ddm_embed import config as config_lib
-from ddm_embed.evaluate import protocol
 from ddm_embed.parallel import distributed
+from ddm_embed.probe import evaluate as protocol
 from ddm_embed.report.publish import publish
+from ddm_embed.runs import files
 from ddm_embed.train.loop import train
 
 logger = logging.getLogger("ddm_embed")

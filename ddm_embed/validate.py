@@ -2,14 +2,14 @@
 
 from ml_collections import ConfigDict
 
-from ddm_embed import patches
 from ddm_embed.bounds import CHOICES, IDLE, PROBE_RANGES, RANGES, SAMPLE_RANGES
 from ddm_embed.config import default
 from ddm_embed.diffusion.sampler import SAMPLERS
 from ddm_embed.errors import UserError
+from ddm_embed.methods.system import DIFFUSION, check_weight, make_process
+from ddm_embed.models import patches
 from ddm_embed.models.build import TRANSFORMER, check_encoder, parse_variant, resolve
 from ddm_embed.models.wide_resnet import FIRST
-from ddm_embed.system import DIFFUSION, check_weight, make_process
 
 
 def validate(config: ConfigDict) -> None:

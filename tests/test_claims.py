@@ -13,8 +13,8 @@ import optax
 import pytest
 from conftest import tiny_config
 
-from ddm_embed import system
 from ddm_embed.diffusion import prediction as p
+from ddm_embed.methods import system
 
 pytestmark = pytest.mark.slow  # each trains a model for some seconds
 

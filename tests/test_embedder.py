@@ -17,12 +17,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from ddm_embed import Embedder, pretrain
+from ddm_embed import Embedder
 from ddm_embed import config as config_lib
+from ddm_embed.data.inputs import as_model_input
 from ddm_embed.errors import UserError
-from ddm_embed.frozen.inputs import as_model_input
-from ddm_embed.pretrain import _size_below, patch_for
+from ddm_embed.train import pretrain
 from ddm_embed.train.loop import Outcome
+from ddm_embed.train.pretrain import _size_below, patch_for
 
 DIGITS = load_digits()
 IMAGES = np.round(DIGITS.images * (255 / 16)).astype(np.uint8)[..., None]

@@ -22,7 +22,7 @@ NOT_RUN = {
     "hf upload": "publishes",
     "docker build": "needs docker and a registry",
     "tests/faults/campaign.py": "breaks real runs for an hour; tests/faults runs a short version",
-    "tests/evaluate/speed_sweep.py": "measures time on 30,000 images; the sweep has tests of its own",
+    "tests/probe/speed_sweep.py": "measures time on 30,000 images; the sweep has tests of its own",
     "tests/diffusion/convergence.py": "draws a figure; tests/diffusion tests what it draws",
     "sed -i s,OWNER": "rewrites the repository",
 }

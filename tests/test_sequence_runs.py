@@ -13,20 +13,21 @@ from PIL import Image
 from scipy.signal import chirp, spectrogram
 from sklearn.linear_model import Ridge
 
-from ddm_embed import arms, system
 from ddm_embed import config as config_lib
-from ddm_embed.data.source import open_source, read_all
-from ddm_embed.decode.pictures import PICTURES
+from ddm_embed.data.sources import open_source, read_all
 from ddm_embed.errors import UserError
-from ddm_embed.estimate.compiled import estimate, here
-from ddm_embed.evaluate import protocol
-from ddm_embed.evaluate.baselines import pixel_features
+from ddm_embed.features.trained import restore
+from ddm_embed.methods import presets as arms
+from ddm_embed.methods import system
 from ddm_embed.models import build
 from ddm_embed.models.layers import positions
-from ddm_embed.patches import cut, entries, grid, join, sides, tokens
+from ddm_embed.models.patches import cut, entries, grid, join, sides, tokens
+from ddm_embed.preflight.compiled import estimate, here
+from ddm_embed.probe import evaluate as protocol
+from ddm_embed.probe.pixels import pixel_features
 from ddm_embed.report.publish import publish
+from ddm_embed.sample.pictures import PICTURES
 from ddm_embed.train.loop import train
-from ddm_embed.trained import restore
 
 
 @pytest.fixture(scope="module")

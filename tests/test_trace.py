@@ -1,7 +1,7 @@
 import numpy as np
 
 from ddm_embed import trace
-from ddm_embed.figure import TRACE, image_grid
+from ddm_embed.drawing import TRACE, image_grid
 
 
 def rows_of(picture):

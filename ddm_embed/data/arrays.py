@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ddm_embed.data.sequences import Sequences, check_finite, scale_of
-from ddm_embed.data.source import Images, Source, Split
+from ddm_embed.data.sources import Images, Source, Split
 from ddm_embed.errors import UserError
 
 IMAGES, SEQUENCES = "images", "sequences"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Key, UInt8
 
 from ddm_embed.data import colour
-from ddm_embed.patches import is_sequence
+from ddm_embed.models.patches import is_sequence
 
 AUGMENTATIONS = ("none", "flip", "crop", "crop+flip", "resized+flip", "simclr")
 

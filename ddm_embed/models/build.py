@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Key
 
-from ddm_embed import patches
-from ddm_embed.models import wide_resnet
+from ddm_embed.models import patches, wide_resnet
 from ddm_embed.models.adversary import Adversary
+from ddm_embed.models.auxiliary import MaskedDecoder, Mlp
 from ddm_embed.models.dit import Denoiser, code_scale
 from ddm_embed.models.encoder import Encoder, Predictor
-from ddm_embed.models.heads import MaskedDecoder, Mlp
 from ddm_embed.models.layers import Trunk
 from ddm_embed.models.wide_resnet import WideResNet
 

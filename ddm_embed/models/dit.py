@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ddm_embed import patches
+from ddm_embed.models import patches
 from ddm_embed.models.layers import Tokens, Trunk, modulate, modulation
 
 Image = Float[Array, "batch height width channel"]

@@ -15,7 +15,7 @@ from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ddm_embed import patches
+from ddm_embed.models import patches
 
 Tokens = Float[Array, "batch token dim"]
 Condition = Float[Array, "batch dim"]

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ddm_embed.evaluate.atlas import Atlas
-from ddm_embed.files import write_whole
-from ddm_embed.report import charts, document, pictures, tables
+from ddm_embed.probe.atlas import Atlas
+from ddm_embed.report import charts, document, tables
+from ddm_embed.report import images as pictures
 from ddm_embed.report.document import section
 from ddm_embed.report.tables import Results, percent, value
+from ddm_embed.runs.files import write_whole
 
 MEASURES = {
     "rankme": "RankMe (effective rank)",

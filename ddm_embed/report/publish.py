@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ddm_embed.evaluate.atlas import write_atlas
-from ddm_embed.evaluate.protocol import Evaluation
-from ddm_embed.figure import save
-from ddm_embed.files import write_whole
+from ddm_embed.drawing import save
+from ddm_embed.probe.atlas import write_atlas
+from ddm_embed.probe.evaluate import Evaluation
 from ddm_embed.report.page import write_page
 from ddm_embed.report.tables import raw
+from ddm_embed.runs.files import write_whole
 
 TITLES = {"ridge": "ridge (linear probe)", "knn": "{neighbours} nearest neighbours", "logistic": "logistic regression"}
 

@@ -24,22 +24,23 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ddm_embed import config as config_lib
-from ddm_embed import system
 from ddm_embed.data import labels as labels_lib
-from ddm_embed.data import pipeline, source
+from ddm_embed.data import pipeline
+from ddm_embed.data import sources as source
 from ddm_embed.data.pipeline import Batch
-from ddm_embed.files import write_whole
+from ddm_embed.methods import system
 from ddm_embed.models.build import Models
 from ddm_embed.parallel import distributed
 from ddm_embed.parallel.mesh import BATCH_AXES, by_example, make_mesh
-from ddm_embed.train import picture
-from ddm_embed.train.checkpoint import Checkpoints
+from ddm_embed.runs.checkpoint import Checkpoints
+from ddm_embed.runs.directory import check_config, check_shared, locked, prepare_workdir
+from ddm_embed.runs.files import write_whole
+from ddm_embed.train import snapshot as picture
 from ddm_embed.train.metrics import StepMetrics, train_flops
 from ddm_embed.train.optimizer import make_optimizer, make_schedule
 from ddm_embed.train.progress import Progress, check_finite
 from ddm_embed.train.state import TrainState, abstract_state, create, make_init, shardings_of
 from ddm_embed.train.step import make_train_step
-from ddm_embed.train.workdir import check_config, check_shared, locked, prepare_workdir
 from ddm_embed.validate import mesh_shape, validate, validate_against
 
 logger = logging.getLogger("ddm_embed")

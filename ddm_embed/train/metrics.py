@@ -20,10 +20,10 @@ from clu import metrics as clu_metrics
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from ddm_embed import chips
-from ddm_embed.diffusion.objective import Terms
 from ddm_embed.errors import UserError
-from ddm_embed.files import is_store, write_whole
+from ddm_embed.methods.diffusion import Terms
+from ddm_embed.parallel import chips
+from ddm_embed.runs.files import is_store, write_whole
 
 logger = logging.getLogger("ddm_embed")
 

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from ddm_embed.errors import UserError
 from ddm_embed.parallel import distributed
-from ddm_embed.train import picture
-from ddm_embed.train.checkpoint import Checkpoints
+from ddm_embed.runs.checkpoint import Checkpoints
+from ddm_embed.train import snapshot as picture
 from ddm_embed.train.metrics import NEVER, MetricWriter, StepMetrics, peak_flops
 
 logger = logging.getLogger("ddm_embed")

@@ -11,12 +11,12 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
-from ddm_embed.baselines import networks as baseline_networks
 from ddm_embed.data.augment import augment
 from ddm_embed.data.pipeline import Batch
-from ddm_embed.diffusion.objective import Networks, Objective
+from ddm_embed.methods import networks as baseline_networks
+from ddm_embed.methods.diffusion import Networks, Objective
+from ddm_embed.methods.system import Baseline
 from ddm_embed.parallel.mesh import BATCH_AXES
-from ddm_embed.system import Baseline
 from ddm_embed.train.metrics import StepMetrics
 from ddm_embed.train.optimizer import networks_alone, update_ema
 from ddm_embed.train.state import TrainState

@@ -4,7 +4,7 @@ from PIL import Image
 
 from ddm_embed import config as config_lib
 from ddm_embed.data.folder import decode, images_below
-from ddm_embed.data.source import open_source, read_all
+from ddm_embed.data.sources import open_source, read_all
 from ddm_embed.errors import UserError
 
 

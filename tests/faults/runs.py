@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import ROOT, flags_of, saved_arrays, tiny_config
 
-from ddm_embed.train.checkpoint import checkpoint_steps, damage
+from ddm_embed.runs.checkpoint import checkpoint_steps, damage
 
 INTERVAL, STOPPED = 5, 75  # steps between checkpoints; exit code
 PATIENCE = 300.0  # seconds after which a process that does not end counts as hung

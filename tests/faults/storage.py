@@ -17,7 +17,7 @@ ERROR_BOUND = 60.0  # seconds until a run without room or leave has said so, of 
 # As a user's storage might be: each save waits before its digest, while it is written and not yet in its place.
 SLOWED = f"""
 import runpy, time
-from ddm_embed.train.checkpoint import Checkpoints
+from ddm_embed.runs.checkpoint import Checkpoints
 write = Checkpoints._write_digest
 Checkpoints._write_digest = lambda self: (time.sleep({SLOW}), write(self))
 runpy.run_module("ddm_embed.main", run_name="__main__", alter_sys=True)

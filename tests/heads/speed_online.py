@@ -1,6 +1,6 @@
 """How much faster all heads of `fit_online` are together than one (layer, t) after another, at equal accuracy.
 
-python tests/evaluate/speed_online.py configs/digits.py --times 0 0.1 0.3 --epochs 2
+python tests/probe/speed_online.py configs/digits.py --times 0 0.1 0.3 --epochs 2
 
 One after another is measured twice: stopping at the layer that the head reads, and, as a program that is run line by
 line does, passing through all layers. Networks are fresh, with noise on their parameters so that layers differ; seconds
@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddm_embed import system
 from ddm_embed.data.augment import to_float
-from ddm_embed.data.source import open_source, read_all
-from ddm_embed.evaluate.features import feature_names, make_features
+from ddm_embed.data.sources import open_source, read_all
+from ddm_embed.features.extract import feature_names, make_features
 from ddm_embed.heads import online
 from ddm_embed.heads.recipes import DDAE, changed
+from ddm_embed.methods import system
 from ddm_embed.parallel.mesh import make_mesh
 
 

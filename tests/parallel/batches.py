@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import tiny_config
 
 from ddm_embed import cli
-from ddm_embed.data.source import open_source
+from ddm_embed.data.sources import open_source
 from ddm_embed.parallel import cluster, distributed
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.train.loop import open_batches

@@ -15,20 +15,20 @@ from jax.sharding import NamedSharding, PartitionSpec
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import tiny_config
 
-from ddm_embed import system
 from ddm_embed.config import probe_default
-from ddm_embed.data.source import open_source
-from ddm_embed.decode import generate
+from ddm_embed.data.sources import open_source
+from ddm_embed.data.splits import split_fold
 from ddm_embed.diffusion.sampler import SAMPLERS
-from ddm_embed.evaluate.engine import sweep
-from ddm_embed.evaluate.features import make_extract, make_features
-from ddm_embed.evaluate.protocols import HEADS
-from ddm_embed.evaluate.splits import split_fold
+from ddm_embed.features.extract import make_extract, make_features
+from ddm_embed.features.trained import Trained
+from ddm_embed.methods import system
 from ddm_embed.parallel.mesh import make_mesh
+from ddm_embed.probe.engine import sweep
+from ddm_embed.probe.protocols import HEADS
+from ddm_embed.sample import generate
 from ddm_embed.train.loop import compile_step, open_batches
 from ddm_embed.train.optimizer import make_optimizer
 from ddm_embed.train.state import abstract_state, create, make_init, shardings_of
-from ddm_embed.trained import Trained
 
 COLLECTIVE = re.compile(r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 

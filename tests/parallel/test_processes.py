@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, flags_of, tiny_config
 
 from ddm_embed.data.pipeline import Order
-from ddm_embed.data.source import open_source
+from ddm_embed.data.sources import open_source
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from probed import FEATURES, NAMES, make_results, write_run
 
-from ddm_embed.comparison import report
-from ddm_embed.comparison.runs import read_runs
-from ddm_embed.comparison.tables import compare
-from ddm_embed.evaluate import atlas as atlas_lib
+from ddm_embed.compare import report
+from ddm_embed.compare.runs import read_runs
+from ddm_embed.compare.table import compare
+from ddm_embed.probe import atlas as atlas_lib
 from ddm_embed.report import charts
 from ddm_embed.report.page import page, write_page
 

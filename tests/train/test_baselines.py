@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from conftest import saved_arrays, tiny_config
 
-from ddm_embed import arms, system
 from ddm_embed.errors import UserError
+from ddm_embed.features.trained import restore
+from ddm_embed.methods import presets as arms
+from ddm_embed.methods import system
 from ddm_embed.train import loop
 from ddm_embed.train.loop import train
-from ddm_embed.trained import restore
 
 
 def arm_config(arm, **changes):

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddm_embed.baselines.views import ContrastTerms
-from ddm_embed.diffusion.objective import Terms
+from ddm_embed.methods.diffusion import Terms
+from ddm_embed.methods.views import ContrastTerms
 from ddm_embed.train.metrics import NEVER, Board, LevelMean, MetricWriter, StepMetrics, peak_flops, train_flops
 
 

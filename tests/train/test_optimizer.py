@@ -5,9 +5,9 @@ import pytest
 from conftest import tiny_config
 
 from ddm_embed.config import default
+from ddm_embed.features.trained import restore
 from ddm_embed.train.loop import train
 from ddm_embed.train.optimizer import make_optimizer
-from ddm_embed.trained import restore
 
 NETWORK = {"denoiser": {"kernel": jnp.ones((2, 2))}}
 

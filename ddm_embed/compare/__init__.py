@@ -1,0 +1,1 @@
+"""Probe results of several runs side by side."""

@@ -1,1 +1,0 @@
-"""Several runs side by side: tables, errors over seeds, paired tests."""

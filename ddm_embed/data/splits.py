@@ -1,0 +1,58 @@
+"""Which labelled images fit, which choose and which test."""
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from ddm_embed.data.sources import Source, Split, subset
+from ddm_embed.errors import UserError
+
+logger = logging.getLogger("ddm_embed")
+
+Labels = Int[np.ndarray, " number"]
+
+
+class Fold(NamedTuple):
+    """Training images that a choice is made on: their labels, which of them fit the heads, and which judge."""
+
+    labels: Labels
+    fit: Int[np.ndarray, " fit"]
+    validation: Int[np.ndarray, " validation"]
+    classes: int
+
+
+def obstacle(source: Source) -> str | None:
+    """Why a dataset cannot be probed, or None if it can."""
+    if source.train.read_labels is None:
+        return f"{source.name} has no labels, so there is nothing to probe; its embeddings need none to train"
+    if source.test is None or source.test.read_labels is None:
+        return f"{source.name} has no labelled test images; add some, or set config.data.test_fraction above 0"
+    return None
+
+
+def sample(split: Split, most: int, seed: int) -> Split:
+    """The split, or a seeded sample of `most` of its images."""
+    positions = sample_positions(len(split), most, seed)
+    return split if len(positions) == len(split) else subset(split, positions)
+
+
+def sample_positions(number: int, most: int, seed: int) -> Int[np.ndarray, " sample"]:
+    """`most` positions below `number` in order, seeded; all of them where there are no more."""
+    return np.sort(np.random.default_rng(seed).permutation(number)[:most])
+
+
+def split_fold(labels: Labels, classes: int, fraction: float, seed: int) -> Fold:
+    """Holds out a seeded random share of training images labelled 0..classes-1.
+
+    Raises:
+      UserError: fewer than two classes, or too few images to hold any out.
+    """
+    if len(np.unique(labels)) < 2:
+        raise UserError(f"all {len(labels)} training images are of one class; a probe needs two")
+    held = round(len(labels) * fraction)
+    if not 0 < held < len(labels):
+        raise UserError(f"config.validation_fraction={fraction} of {len(labels)} images holds out {held}; change it")
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return Fold(labels, np.sort(order[held:]), np.sort(order[:held]), classes)

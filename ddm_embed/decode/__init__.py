@@ -1,1 +1,0 @@
-"""From codes and noise back to images: samples, reconstructions, and the pictures of what codes hold."""

@@ -1,1 +1,0 @@
-"""Evaluation of a run's frozen embeddings; the only reader of labels."""

@@ -1,0 +1,51 @@
+"""Writes a run's encoder as a folder to copy, to publish, and to use without the run or without this package.
+
+    python -m ddm_embed.export --workdir W --out DIR [--feature NAME] [--t T] [--license NAME]
+
+W is the directory of a run. DIR, which must not exist or be empty, gets the averaged parameters as safetensors, the
+config, a serialised program of jax.export that gives one feature, a model card with the run's measured results and
+limits, an example, and export.json, which holds the SHA-256 of each: see `ddm_embed.features.exported`.
+"""
+
+import re
+
+from absl import flags
+
+from ddm_embed import cli
+from ddm_embed.errors import UserError
+from ddm_embed.export import written
+from ddm_embed.features.exported import is_export
+from ddm_embed.features.opened import open_run
+from ddm_embed.runs import files
+
+OUT = flags.DEFINE_string("out", None, "Folder to write; it must not exist, or be empty.")
+FEATURE = flags.DEFINE_string("feature", None, "Which feature the program gives; the probe's choice if not given.")
+LEVEL = flags.DEFINE_float("t", None, "Its noise level unless another is asked for; the probe's choice if not given.")
+LICENSE = flags.DEFINE_string("license", "unknown", "Of the weights, as a hub names it: apache-2.0, cc-by-4.0, other.")
+
+
+def main(arguments: list[str]) -> int:
+    cli.check_flags(arguments, (cli.WORKDIR, OUT), "--workdir runs/digits --out exports/digits")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.\-]*", LICENSE.value):
+        raise UserError(f"--license={LICENSE.value!r}: expected a hub's name of a licence, such as apache-2.0 or mit")
+    out, workdir = files.place(OUT.value), files.place(cli.WORKDIR.value)
+    written.check_free(out)
+    if is_export(workdir):
+        raise UserError(f"--workdir {workdir} is an export already; copy the folder, or name the run it was made of")
+
+    frozen, documents = open_run(workdir), written.read_documents(workdir)
+    choice = written.choose(frozen, documents, FEATURE.value, LEVEL.value)
+    sizes = written.write(out, frozen, choice, documents, LICENSE.value)
+
+    for name, size in sizes.items():
+        print(f"{name:<22}{size / 2**20:10.2f} MiB")
+    print(f"{choice.feature} at t = {choice.t:g} ({choice.by}); step {frozen.step}")
+    data = frozen.config.data
+    if data.data_dir or data.name.startswith(("folder:", "arrays:")):
+        print(f"note: config.json says where the images are on this machine: {data.data_dir or data.name}")
+    print(f"{out}: read README.md in it before you publish it")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.launch_on_arguments(main)

@@ -1,0 +1,282 @@
+"""The model card of an export: what it is, how to use it, what was measured of it and what was not."""
+
+from string import Template
+from typing import Any, NamedTuple
+
+import jax
+
+from ddm_embed.compare.runs import Result
+from ddm_embed.export.measured import Measured, held_out, own_and_baselines, spread
+from ddm_embed.features.choice import Choice, is_timeless
+from ddm_embed.features.run import Frozen
+from ddm_embed.methods.system import DIFFUSION, SUPERVISED, UNTRAINED
+
+METHODS = {
+    DIFFUSION: "self-conditional diffusion, after [arXiv 2505.05732](https://arxiv.org/abs/2505.05732): a denoiser is "
+    "told an embedding of the image that it denoises",
+    "autoencoder": "an autoencoder: the image is made again from its embedding alone",
+    "vae": "a variational autoencoder",
+    "simclr": "SimCLR: two views of an image get like embeddings",
+    "byol": "BYOL: one view of an image predicts the embedding of another",
+    "mae": "a masked autoencoder: patches are predicted from the other patches",
+    SUPERVISED: "a classifier: **trained with the labels of its images**",
+    UNTRAINED: "none: **parameters as they were initialised, not trained**",
+}
+PLAIN = "a plain diffusion model without an encoder; its denoiser's blocks are read"
+
+CARD = Template("""---
+license: $license
+library_name: ddm_embed
+pipeline_tag: $pipeline
+tags:
+$tags
+---
+
+# $name
+
+Turns $kind into embeddings$levels.
+Trained and exported with `ddm_embed`, in JAX and Flax.
+
+$facts
+
+## Use it with ddm_embed
+
+```python
+from ddm_embed import Embedder
+
+embedder = Embedder.from_export("DIR")     # this folder
+embeddings = embedder.transform($argument)  # [n, $dim]
+```
+
+From the shell, a whole folder: `python -m ddm_embed.embed --workdir DIR --images PATH --out embeddings.npz`.
+
+## Use it without ddm_embed
+
+`pip install 'jax>=$jax' safetensors flatbuffers numpy`, then `python example.py $file`, or:
+
+```python
+import jax
+import numpy as np
+from jax import export
+from safetensors.numpy import load_file
+
+weights = jax.device_put(load_file("weights.safetensors"))
+with open("embed.jax_export", "rb") as file:
+    program = jax.jit(export.deserialize(bytearray(file.read())).call)
+embeddings = program(weights, $argument, np.float32($t))  # $dtype [n, $shape] -> float32 [n, $dim]
+```
+
+The program gives `$feature` alone, and takes any number of $kind and any t; it is compiled once for each number of
+$kind. It was lowered for CPUs, NVIDIA GPUs (`jax[cuda13]`) and TPUs, and computes in float32 on all three.$standardise
+
+## Measured
+
+$measured
+
+## Limits
+
+$limits
+
+## Files
+
+| file | what |
+| --- | --- |
+| `weights.safetensors` | averaged (EMA) parameters of all networks of the run, float32 |
+| `embed.jax_export` | the program above, by `jax.export` of JAX $jax |
+| `config.json` | the exact config of the run |
+| `export.json` | what goes in and comes out, and the SHA-256 of every other file and of itself |
+| `example.py` | the program in use |
+
+`Embedder.from_export` refuses a folder in which one of these files, or this card, has changed by a byte.
+""")
+
+
+class Documents(NamedTuple):
+    """What a run says of itself: data.json, versions.json ({} where there is none) and its probes' results."""
+
+    data: dict[str, Any]
+    versions: dict[str, Any]
+    measured: Measured
+
+
+def card(frozen: Frozen, choice: Choice, dim: int, documents: Documents, license_name: str) -> str:
+    """README.md of an export.
+
+    Args:
+      frozen: the encoder. choice: what the program gives. dim: its entries. documents: the run's.
+      license_name: as a hub names it.
+    """
+    sequences, timeless = frozen.scale is not None, is_timeless(frozen.config, frozen.models)
+    one = "sequence" if sequences else "image"
+    return CARD.substitute(
+        license=license_name,
+        pipeline="feature-extraction" if sequences else "image-feature-extraction",
+        name=frozen.config.name,
+        kind="sequences" if sequences else "images",
+        levels="" if timeless else f", at any noise level t between 0 (the clean {one}) and 1 (noise)",
+        tags="\n".join(f"- {tag}" for tag in _tags(frozen.config.objective.name)),
+        facts=_rows(_facts(frozen, choice, dim, documents.data, documents.versions)),
+        argument="sequences" if sequences else "images",
+        file="sequences.npy" if sequences else "images.npy",
+        dim=dim,
+        t=f"{choice.t:g}",
+        dtype=frozen.dtype,
+        shape=", ".join(map(str, frozen.image_shape)),
+        feature=choice.feature,
+        standardise=STANDARDISE if sequences else "",
+        measured=_measured(frozen, choice, documents.measured),
+        limits="\n".join(f"- {text}" for text in _limits(frozen, choice, documents.measured)),
+        jax=jax.__version__,
+    )
+
+
+STANDARDISE = (
+    "\nIts sequences are float32 [n, 1, length, channel], standardised by `scale` in `export.json`: (x - mean) / std "
+    "of each\nchannel. `example.py` does that; `Embedder` does it by itself."
+)
+
+
+def _tags(objective: str) -> list[str]:
+    learned = [] if objective in (SUPERVISED, UNTRAINED) else ["self-supervised-learning"]
+    return ["jax", "flax", "embeddings", *(["diffusion"] if objective == DIFFUSION else []), *learned]
+
+
+def _facts(
+    frozen: Frozen, choice: Choice, dim: int, data: dict[str, Any], versions: dict[str, Any]
+) -> list[tuple[str, str]]:
+    config, (height, width, channel) = frozen.config, frozen.image_shape
+    entries = sum(leaf.size for leaf in jax.tree.leaves(frozen.params))
+    method = METHODS[config.objective.name]
+    if config.objective.name == DIFFUSION and config.embedding.input == "none":
+        method = PLAIN
+    if frozen.scale is not None:
+        takes = f"sequences of {width} samples and {channel} channel{'s' * (channel > 1)}"
+    else:
+        takes = f"images of {height}x{width} pixels, {channel} channel{'s' * (channel > 1)}, uint8"
+    return [
+        ("takes", takes),
+        ("gives", f"`{choice.feature}`, {dim} float32 numbers, at t = {choice.t:g} unless another is asked for"),
+        ("chosen by", choice.by),
+        ("other features", f"with `ddm_embed`: {', '.join(f'`{name}`' for name in frozen.names)}"),
+        ("method", method),
+        ("trained on", f"{data.get('train_images', 'an unknown number')} {dataset(config.data.name)}"),
+        ("trained for", f"{frozen.step} steps of {config.train.batch_size}, seed {config.train.seed}"),
+        ("on", _machine(versions)),
+        ("parameters", f"{entries:,}"),
+        ("fingerprint", f"`{frozen.fingerprint()}`"),
+    ]
+
+
+def dataset(name: str) -> str:
+    """A dataset's name without the folders above it, which say more of the machine than of the data."""
+    kind, _, path = name.partition(":")
+    if kind not in ("folder", "arrays"):
+        return f"images of `{name}`"
+    what = "images of the folder" if kind == "folder" else "rows of the arrays in"
+    return f"{what} `{path.rstrip('/').rpartition('/')[2]}`"
+
+
+def _machine(versions: dict[str, Any]) -> str:
+    devices = versions.get("devices") or ["a machine that was not noted"]
+    packages = versions.get("packages") or {}
+    told = ", ".join(f"{name} {packages[name]}" for name in ("ddm_embed", "jax", "flax") if packages.get(name))
+    return "; ".join(filter(None, (f"{len(devices)} x {devices[0]}", told, f"commit {_commit(versions)}")))
+
+
+def _commit(found: dict[str, Any]) -> str:
+    if not found.get("commit"):
+        return "unknown"
+    return f"{found['commit'][:12]}" + (" with changes since" if found.get("dirty") else "")
+
+
+def _measured(frozen: Frozen, choice: Choice, measured: Measured) -> str:
+    parts = [_probe(result, frozen, choice) for result in measured.results]
+    if not parts:
+        parts = ["**Nothing was measured of this run**: what the embeddings are worth is not known."]
+    return "\n\n".join(parts + [f"Left out: {text}." for text in measured.left_out])
+
+
+def _probe(result: Result, frozen: Frozen, choice: Choice) -> str:
+    found, manifest, protocol = result.results, result.manifest, result.results["protocol"] or {}
+    lines = [f"### Probe `{result.probe}`", ""]
+    if found["checkpoint_step"] != frozen.step:
+        lines += [f"**Of step {found['checkpoint_step']}; the weights here are of step {frozen.step}.**", ""]
+    lines += [
+        "| protocol | feature read | t | test accuracy | pixels, same protocol |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for own, pixels in own_and_baselines(result):
+        deviation = spread(result, own.protocol)
+        accuracy = f"{own.accuracy:.4f}" + ("" if deviation is None else f" ± {deviation:.4f}")
+        feature, t = own.selected.get("feature"), own.selected.get("t")
+        here = " (exported)" if (feature, t) == (choice.feature, choice.t) else ""
+        lines.append(
+            f"| {own.protocol} | {feature or 'several'}{here} | {'' if t is None else f'{t:g}'} | {accuracy} | "
+            f"{'not measured' if pixels is None else f'{pixels.accuracy:.4f}'} |"
+        )
+    seen = held_out(result, choice.feature, choice.t)
+    if seen:
+        accuracies = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in seen.items())
+        lines += [
+            "",
+            f"The exported `{choice.feature}` at t = {choice.t:g}, on held-out training images: {accuracies}.",
+        ]
+    else:
+        lines += ["", f"The exported `{choice.feature}` at t = {choice.t:g} was not judged by this probe."]
+    seeds = ", ".join(f"{name} {seed}" for name, seed in found["seeds"].items())
+    draws = protocol.get("noise_draws")
+    facts = [
+        ("dataset", dataset(found["dataset"])),
+        ("images", f"{protocol.get('training_images')} to fit, {protocol.get('test_images')} to test, one run"),
+        ("±", f"over {draws} draws of the noise; not over training runs" if draws else "as the protocol says"),
+        ("chosen by", protocol.get("selection", "")),
+        ("seeds", seeds),
+        ("hardware", manifest["device"]),
+        ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items() if version)),
+        ("commit", _commit(manifest)),
+        ("measured", manifest.get("created", "")),
+    ]
+    return "\n".join([*lines, "", _rows(facts)] + [f"\nWarning of the probe: {text}" for text in found["warnings"]])
+
+
+def _limits(frozen: Frozen, choice: Choice, measured: Measured) -> list[str]:
+    config = frozen.config
+    data = dataset(config.data.name)
+    limits = [
+        f"Trained on {data} alone. On anything else nothing is known of it; whatever was lopsided in them is in the "
+        "embeddings too.",
+        "Measured is what the tables above say, on one training run and its dataset's own test images. Not measured: "
+        "other datasets, robustness, fairness, privacy (what an embedding gives away of its image, or the weights of "
+        "the training images), and speed.",
+        "This encoder is not told a noise level: t has no effect."
+        if is_timeless(frozen.config, frozen.models)
+        else f"An embedding is of one noise level. t = {choice.t:g} is not the best for every use: low t tells fine "
+        "differences, high t coarse ones; embeddings at different t are not comparable with one another.",
+    ]
+    if frozen.scale is None:
+        limits.append(
+            f"It takes {frozen.image_shape[0]}x{frozen.image_shape[1]} pixels. `Embedder` resizes other images and "
+            "warns; what that costs was not measured."
+        )
+    if choice.feature.startswith("denoiser"):
+        limits.append(
+            "The feature is read off a noised image. The noise is drawn once and is the same for every image, so that "
+            "results repeat; another draw gives other numbers."
+        )
+    if not measured.results:
+        limits.append("Whether it beats the raw pixels is not known either.")
+    limits.append(
+        "Weights are safetensors and last. `embed.jax_export` does not: JAX promises to run it by versions released up "
+        f"to six months after {jax.__version__}, which wrote it, and up to three weeks before. After that, export the "
+        "run again; `ddm_embed` itself needs the weights and the config alone."
+    )
+    limits.append(
+        "The same numbers come from one machine and one version; across devices expect differences of rounding. On "
+        "GPUs and TPUs `Embedder` computes in bfloat16 unless the config says otherwise, the program in float32."
+    )
+    return [*limits, "The digests tell damage, not forgery."]
+
+
+def _rows(facts: list[tuple[str, str]]) -> str:
+    lines = ["| | |", "| --- | --- |"]
+    return "\n".join(lines + [f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in facts])

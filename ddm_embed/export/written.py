@@ -1,0 +1,119 @@
+"""An export on its way to the disk: whole or not at all."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+from safetensors import numpy as safetensors
+
+from ddm_embed import __version__
+from ddm_embed import config as config_lib
+from ddm_embed.errors import UserError
+from ddm_embed.export import measured as measured_lib
+from ddm_embed.export.card import Documents, card
+from ddm_embed.export.program import serialised
+from ddm_embed.features import exported
+from ddm_embed.features.choice import Choice, check_feature
+from ddm_embed.features.run import Frozen, check_levels
+from ddm_embed.runs import files
+
+
+def read_documents(workdir: Path) -> Documents:
+    """Of a run directory."""
+    data, versions = (_json(workdir / name) for name in ("data.json", "versions.json"))
+    return Documents(data, versions, measured_lib.read(workdir))
+
+
+def choose(frozen: Frozen, documents: Documents, feature: str | None, t: float | None) -> Choice:
+    """What the program gives: the run's choice, or another feature, at the level where the probe held that one best.
+
+    Raises:
+      UserError: there is no such feature, or t is outside [0, 1].
+    """
+    chosen = frozen.choice
+    if feature not in (None, chosen.feature):
+        check_feature(feature, frozen.names)
+        level, by = measured_lib.best_level(documents.measured, feature) or (chosen.t, "--feature; t as without it")
+        chosen = Choice(feature, level, by)
+    if t is not None:
+        check_levels([t])
+        chosen = Choice(chosen.feature, t, f"{chosen.by}; t by --t")
+    return chosen
+
+
+def check_free(out: Path) -> None:
+    """Makes the folder above a new export.
+
+    Raises:
+      UserError: `out` is on a store, a file, or a folder with something in it.
+    """
+    if files.is_store(out):
+        raise UserError(f"--out {out}: expected a folder of a disk; write it here, and copy it there")
+    if out.name in ("", ".."):
+        raise UserError(f"--out {out}: expected the name of a new folder, such as --out exports/digits")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        what = "is not empty" if out.is_dir() else "is a file"
+        raise UserError(f"--out {out} {what}; name a folder that does not exist yet, or delete this one")
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def write(out: Path, frozen: Frozen, choice: Choice, documents: Documents, license_name: str) -> dict[str, int]:
+    """Writes the export and gives the bytes of each file.
+
+    The folder appears under its name when all of it is on the disk; what a killed process leaves is a hidden folder
+    beside it, .NAME.PID.tmp.
+    """
+    dim = frozen.width(choice.feature)
+    contents = {
+        exported.CONFIG: config_lib.to_json(frozen.config).encode(),
+        exported.WEIGHTS: safetensors.save(exported.flat(frozen.params), metadata={"format": "np"}),
+        exported.PROGRAM: serialised(frozen, choice.feature),
+        exported.CARD: card(frozen, choice, dim, documents, license_name).encode(),
+        exported.EXAMPLE: (Path(__file__).parent / "example.py").read_bytes(),
+    }
+    manifest = {
+        "image_shape": list(frozen.image_shape),
+        "images": str(frozen.dtype),
+        "feature": choice.feature,
+        "t": choice.t,
+        "chosen_by": choice.by,
+        "dim": dim,
+        "features": frozen.names,
+        "levels": list(frozen.levels),
+        "scale": frozen.scale and frozen.scale.to_json(),
+        "classes": frozen.classes,
+        "step": frozen.step,
+        "fingerprint": frozen.fingerprint(),
+        "written_by": __version__,
+        "jax": jax.__version__,
+    }
+    contents[exported.MANIFEST] = exported.manifest_text(manifest, contents).encode()
+    write_folder(out, contents)
+    return {name: len(content) for name, content in contents.items()}
+
+
+def write_folder(out: Path, contents: dict[str, bytes]) -> None:
+    """Files by name, as a folder that appears under its name when all of them are on the disk."""
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        for name, content in contents.items():
+            with (temporary / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(out)  # an empty folder gives way
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,1 +1,0 @@
-"""Writes a trained encoder as a folder that is used without its run."""

@@ -1,0 +1,180 @@
+"""A trained encoder as a folder that can be copied, published and used without its run, or without this package.
+
+DIR/export.json        format, what the encoder takes and gives, and the SHA-256 of every other file and of itself
+DIR/config.json        the run's config
+DIR/weights.safetensors  averaged parameters, float32, under names such as encoder/block_0/mlp_in/kernel
+DIR/embed.jax_export   a program of jax.export: (weights by name, images, t) -> embeddings
+DIR/README.md, DIR/example.py  a model card, and the program in use with nothing but jax, safetensors and numpy
+
+Digests tell damage and accidents, not forgery: who can change a file can write its digest too. Files that export.json
+does not name, such as a hub's own, are left alone.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+
+from ddm_embed import config as config_lib
+from ddm_embed.data.sequences import Scale
+from ddm_embed.errors import UserError
+from ddm_embed.features.choice import Choice
+from ddm_embed.features.run import Frozen
+from ddm_embed.methods import system
+
+FORMAT = 1  # raised when a reader of the one before would misread it
+MANIFEST = "export.json"
+CONFIG, WEIGHTS, PROGRAM, CARD, EXAMPLE = (
+    "config.json", "weights.safetensors", "embed.jax_export", "README.md", "example.py",
+)  # fmt: skip
+FILES = (CONFIG, WEIGHTS, PROGRAM, CARD, EXAMPLE)
+FIELDS = ("image_shape", "images", "feature", "t", "chosen_by", "dim", "features", "levels", "scale", "classes")
+FIELDS += ("step", "fingerprint", "written_by", "jax", "files")
+
+AGAIN = "copy or download the export again, or write it anew with python -m ddm_embed.export --workdir W --out DIR"
+
+Flat = dict[str, Float[np.ndarray, "..."]]
+
+
+def is_export(place: Path) -> bool:
+    """Whether a folder is an export, or what is left of one."""
+    return (place / MANIFEST).exists() or (place / WEIGHTS).exists()
+
+
+def open_export(place: Path) -> Frozen:
+    """The encoder of an export, each of whose files is as it was written.
+
+    Raises:
+      UserError: there is no export, it is of a newer format, a file is missing or has changed, or the weights do not
+        fit the config under this version of the code.
+    """
+    manifest = read_manifest(place)
+    contents = {name: _read(place / name, manifest["files"].get(name)) for name in FILES}
+    try:
+        config = config_lib.from_json(contents[CONFIG].decode(), config_lib.default())
+    except UserError as error:
+        raise UserError(
+            f"{place}: {error}; it was written by ddm_embed {manifest['written_by']}: update this installation"
+        ) from error
+    try:
+        params = nested(safetensors.load(contents[WEIGHTS]))
+    except SafetensorError as error:
+        raise UserError(f"{place}/{WEIGHTS} is not a file of safetensors ({error}); {AGAIN}") from error
+    frozen = Frozen(
+        config=config,
+        image_shape=tuple(manifest["image_shape"]),
+        params=params,
+        step=manifest["step"],
+        choice=Choice(manifest["feature"], manifest["t"], manifest["chosen_by"]),
+        levels=tuple(manifest["levels"]),
+        scale=Scale.from_json(manifest["scale"]),
+        place=str(place),
+        classes=manifest["classes"],
+    )
+    _check_weights(frozen, manifest["written_by"])
+    return frozen
+
+
+def manifest_text(fields: dict[str, Any], contents: dict[str, bytes]) -> str:
+    """export.json for these fields and files; the one text that stands for them.
+
+    Args:
+      fields: those of `FIELDS` but `files`. contents: of every other file.
+    """
+    files = {name: sha256(content) for name, content in contents.items()}
+    return _sealed({"format": FORMAT} | fields | {"files": files})
+
+
+def read_manifest(place: Path) -> dict[str, Any]:
+    """What export.json says, once it is known to be as it was written.
+
+    Raises:
+      UserError: it is missing, of a newer format, or has changed.
+    """
+    path = place / MANIFEST
+    try:
+        text = path.read_bytes().decode()
+        manifest = json.loads(text)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{place} holds no whole export (no {MANIFEST}); {AGAIN}") from error
+    except ValueError as error:  # neither UTF-8 nor JSON
+        raise UserError(f"{path} has changed since it was written ({error}); {AGAIN}") from error
+    form = manifest.get("format") if isinstance(manifest, dict) else None
+    if type(form) is int and form > FORMAT:
+        raise UserError(
+            f"{path} is of format {form} and this version of ddm_embed reads up to {FORMAT}; update ddm_embed, or "
+            "export again with this version"
+        )
+    if form != FORMAT or text != _sealed({name: value for name, value in manifest.items() if name != "sha256"}):
+        raise UserError(f"{path} has changed since it was written; {AGAIN}")
+    if lacking := [name for name in FIELDS if name not in manifest]:
+        raise UserError(f"{path} lacks {', '.join(lacking)}; {AGAIN}")
+    return manifest
+
+
+def flat(params: Any) -> Flat:
+    """{"encoder/block_0/mlp_in/kernel": array} of nested parameters."""
+    return {name: np.ascontiguousarray(leaf) for name, leaf in _leaves(params)}
+
+
+def nested(weights: Flat) -> dict[str, Any]:
+    """What `flat` was given."""
+    params: dict[str, Any] = {}
+    for name, array in weights.items():
+        *rooms, last = name.split("/")
+        room = params
+        for part in rooms:
+            room = room.setdefault(part, {})
+        room[last] = array
+    return params
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _sealed(manifest: dict[str, Any]) -> str:
+    """The manifest as text, with the digest of what it says at its end."""
+    digest = sha256(json.dumps(manifest, sort_keys=True).encode())
+    return json.dumps(manifest | {"sha256": digest}, indent=2) + "\n"
+
+
+def _read(path: Path, digest: str | None) -> bytes:
+    """A file's content, once it is known to be as it was written."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; {AGAIN}") from error
+    if content.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a pointer of git-lfs in place of the file; run git lfs pull there, or hf download")
+    if sha256(content) != digest:
+        raise UserError(f"{path} has changed since it was written; {AGAIN}")
+    return content
+
+
+def _check_weights(frozen: Frozen, version: str) -> None:
+    """Raises UserError unless the model that this code builds from the config has these very parameters."""
+    models = system.make_models(frozen.config, frozen.image_shape, classes=frozen.classes)
+    wanted = jax.eval_shape(models.init, jax.random.key(0))
+    wanted, found = ({name: (a.shape, a.dtype) for name, a in _leaves(tree)} for tree in (wanted, frozen.params))
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UserError(
+                f"{frozen.place}/{WEIGHTS}: {name} is {_show(found.get(name))}, the model has "
+                f"{_show(wanted.get(name))}; the export was written by another version of the code, ddm_embed {version}"
+            )
+
+
+def _leaves(params: Any) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [("/".join(part.key for part in path), leaf) for path, leaf in leaves]
+
+
+def _show(leaf: tuple | None) -> str:
+    return "missing" if leaf is None else f"{leaf[1]}{list(leaf[0])}"

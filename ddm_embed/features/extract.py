@@ -1,0 +1,139 @@
+"""Frozen features of images at noise levels: z, and the pooled tokens of every encoder layer and denoiser block."""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+from tqdm import tqdm
+
+from ddm_embed.data.augment import to_float
+from ddm_embed.diffusion import prediction as prediction_lib
+from ddm_embed.diffusion.prediction import Image
+from ddm_embed.diffusion.process import Process
+from ddm_embed.features.bank import Bank, Filling
+from ddm_embed.methods.diffusion import Networks
+from ddm_embed.parallel import distributed
+from ddm_embed.parallel.mesh import BATCH_AXES
+
+logger = logging.getLogger("ddm_embed")
+
+Features = dict[str, Float[Array, "batch dim"]]
+FeaturesOf = Callable[[Any, Image, Image, Float[Array, ""]], Features]
+
+SECONDS = 30  # between two lines of progress
+
+
+def make_features(networks: Networks, process: Process, encoder_input: str) -> FeaturesOf:
+    """A function (params, x0, eps, t) -> {name: float32 [batch, dim]}, differentiable in params and t.
+
+    Names are `z`, `encoder_1` ... `encoder_L`, `denoiser_1` ... `denoiser_L`, counted from the input. The encoder sees
+    what it saw in training; for `view`, the noised image itself.
+
+    Args:
+      networks: the run's networks. process: its forward process. encoder_input: its `embedding.input`.
+
+    The function's: x0 [batch, height, width, channel] in [-1, 1], eps like x0, one t for all.
+    """
+
+    def features_of(params, x0, eps, t):
+        level = jnp.full(x0.shape[:1], t)
+        xt = prediction_lib.noised(x0, eps, *process.marginal(level))
+        features, z = {}, None
+        if networks.encode is not None:
+            embedding = networks.encode(params, x0 if encoder_input == "x0" else xt, level)
+            features["z"] = z = embedding.z
+            features |= {f"encoder_{i}": pool(layer) for i, layer in enumerate(embedding.tokens, 1)}
+        if networks.denoise is not None:
+            _, tokens = networks.denoise(params, xt, level, z)
+            features |= {f"denoiser_{i}": pool(layer) for i, layer in enumerate(tokens, 1)}
+        return features
+
+    return features_of
+
+
+def make_extract(
+    features_of: FeaturesOf, mesh: Mesh, batch_size: int, seed: int, gib: float | None = None, averaged: int = 1
+) -> Callable[..., Bank]:
+    """A function (params, images, times, draw, names) -> features of all images at all levels, in one pass over them.
+
+    What is not named is not computed. The noise of an image depends on the seed, `draw` and its position, not on the
+    batch size or the number of devices; it is the same at every t. Several processes take the batches in turns, each on
+    its own devices, and all return all features.
+
+    Args:
+      features_of: from `make_features`. mesh: batches are split over it. batch_size: images a pass; a multiple of the
+      mesh's size. seed: of the noise. gib: the most to keep on the devices, as in `bank.Filling`. averaged: how many
+      draws of the noise a feature is averaged over.
+    """
+
+    def extract(params, image, position, times, draw, names):
+        x0 = to_float(image)  # (B, H, W, C)
+        key = jax.random.fold_in(jax.random.key(seed), draw)
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(position)
+
+        def one_draw(t, i):
+            again = jax.vmap(lambda k: jax.random.fold_in(k, i))(keys) if averaged > 1 else keys
+            eps = jax.vmap(lambda k: jax.random.normal(k, x0.shape[1:]))(again)
+            features = features_of(params, x0, eps, t)
+            return {name: features[name] for name in names}
+
+        def at(t):
+            if averaged == 1:
+                return one_draw(t, 0)
+            draws = jax.lax.map(partial(one_draw, t), jnp.arange(averaged))
+            return jax.tree.map(lambda x: jnp.mean(x, axis=0), draws)
+
+        return jax.lax.map(at, times)  # (T, B, D) each
+
+    split, whole = NamedSharding(mesh, P(BATCH_AXES)), NamedSharding(mesh, P())
+    compiled = jax.jit(
+        extract,
+        in_shardings=(whole, split, split, whole, whole),
+        out_shardings=NamedSharding(mesh, P(None, BATCH_AXES)),
+        static_argnums=5,
+    )
+
+    def extract_all(params, images, times, draw, names) -> Bank:
+        levels, processes = np.asarray(times, np.float32), jax.process_count()
+        rounds = -(-len(images) // (batch_size * processes))
+        begin = said = time.perf_counter()
+        filling = None
+        for done, start in enumerate(batch_size * (processes * np.arange(rounds) + jax.process_index()), 1):
+            chunk = images[start : start + batch_size]
+            position = np.arange(start, start + batch_size, dtype=np.int32)
+            full = np.pad(chunk, ((0, batch_size - len(chunk)), (0, 0), (0, 0), (0, 0)))
+            batch = compiled(params, full, position, levels, np.int32(draw), tuple(names))
+            if filling is None:
+                dims = {name: batch[name].shape[-1] for name in names}
+                filling = Filling(dims, tuple(times), len(images), gib, mesh)
+            for part in all_processes(batch):
+                filling.add(part)
+            distributed.progress()
+            if time.perf_counter() - said > SECONDS:
+                said = time.perf_counter()
+                left = tqdm.format_interval((said - begin) / done * (rounds - done))
+                logger.info("features of %d of %d images  ETA %s", done * batch_size * processes, len(images), left)
+        return filling.done()
+
+    return extract_all
+
+
+def all_processes(batch: dict[str, Float[Array, "time batch dim"]]) -> list[dict[str, Float[Array, "time batch dim"]]]:
+    """The batches of all processes, in order."""
+    if jax.process_count() == 1:
+        return [batch]
+    rows = {name: distributed.in_turns(x[None]) for name, x in batch.items()}
+    return [{name: x[i] for name, x in rows.items()} for i in range(jax.process_count())]
+
+
+def pool(tokens: Float[Array, "batch token dim"]) -> Float[Array, "batch dim"]:
+    """The mean over tokens, in float32."""
+    return jnp.mean(tokens.astype(jnp.float32), axis=1)

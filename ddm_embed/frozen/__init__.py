@@ -1,1 +1,0 @@
-"""A trained encoder, frozen: images in, embeddings out."""

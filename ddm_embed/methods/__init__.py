@@ -1,0 +1,1 @@
+"""How an encoder is trained: one method a file."""

@@ -1,0 +1,161 @@
+"""Estimates as text and as JSON."""
+
+import dataclasses
+import json
+from collections import defaultdict
+
+from ddm_embed.parallel.chips import GIB
+from ddm_embed.preflight.compiled import Estimate
+
+SHOWN = 12  # collectives; the rest are added up in one line
+
+
+def describe(one: Estimate) -> str:
+    """All that is known of one step, for one chip, in lines."""
+    data, fsdp, tensor = one.mesh
+    lines = [
+        f"{one.machine}: {one.chips} chips, mesh data={data} fsdp={fsdp} tensor={tensor}, batch {one.batch} "
+        f"({one.batch / one.chips:g} a chip), remat={one.remat}, accumulate={one.accumulate}"
+    ]
+    if one.compile_seconds:
+        lines[0] += f"; compiled in {one.compile_seconds:.0f} s"
+    lines += ["", *_memory(one)]
+    lines += [
+        "",
+        "operations of a chip and step, in matrix products",
+        _row("the model's own", operations(one.model_flops)),
+    ]
+    if one.cost is None:
+        return "\n".join(lines)
+    again = one.cost.flops / one.model_flops
+    lines.append(_row("as compiled", f"{operations(one.cost.flops)}, {again:.2f} times the model's own"))
+    lines += ["", "bytes of a chip and step", _row("to and from memory", size(one.cost.bytes))]
+    lines.append(_row("sent to other chips", size(one.cost.sent)))
+    lines += collectives(one)
+    return "\n".join([*lines, "", *_times(one)])
+
+
+def _memory(one: Estimate) -> list[str]:
+    state = one.state
+    lines = [
+        f"memory of a chip ({state.count:,} parameters in all)",
+        _row("parameters", size(state.parameters)),
+        _row("their average", size(state.average)),
+        _row("optimizer", size(state.optimizer)),
+    ]
+    if one.cost is not None:
+        lines += [
+            _row("images", size(one.batch_bytes)),
+            _row("padding of these", size(one.padding)),
+            _row("activations, temporaries", size(one.temporaries)),
+            _row("program", size(one.program)),
+        ]
+    room = f" of {size(one.memory)}" if one.memory else ""
+    least = "at least " if one.cost is None else ""
+    return [*lines, _row("total", f"{least}{size(one.needed)}{room}: {'fits' if one.fits else 'does not fit'}")]
+
+
+def _times(one: Estimate) -> list[str]:
+    if one.roofline is None:
+        return ["no data sheet of this chip: no time is predicted"]
+    times, (low, high), (poor, good) = one.roofline, one.images_per_second, one.mfu
+    each = ", ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in times._asdict().items())
+    return [
+        f"roofline of a step: {each}; bound by {times.bound}",
+        _row("if all three overlap", f"{1000 * times.at_least:.1f} ms, {high:,.0f} images/s, MFU {100 * good:.0f} %"),
+        _row("if nothing overlaps", f"{1000 * times.at_most:.1f} ms, {low:,.0f} images/s, MFU {100 * poor:.0f} %"),
+    ]
+
+
+def collectives(one: Estimate) -> list[str]:
+    """A line for each kind, size and number of members: how many a step, the bytes of each, the bytes that are sent."""
+    groups = defaultdict(lambda: [0, 0.0])
+    for item in one.cost.collectives:
+        entry = groups[item.kind, len(item.members), item.bytes]
+        entry[0] += item.times
+        entry[1] += item.sent
+    ordered = sorted(groups.items(), key=lambda pair: -pair[1][1])
+    lines = [
+        _row(kind, f"{times:5} a step over {members:3} chips, {size(each):>9} each, {size(sent):>10} sent", indent=4)
+        for (kind, members, each), (times, sent) in ordered[:SHOWN]
+    ]
+    if rest := ordered[SHOWN:]:
+        times, sent = (sum(entry[place] for _, entry in rest) for place in (0, 1))
+        lines.append(_row("smaller ones", f"{times:5} a step {'':>29} {size(sent):>10} sent", indent=4))
+    return lines
+
+
+def table(rows: list[Estimate]) -> str:
+    """Estimates side by side, as Markdown."""
+    head = (
+        "chips",
+        "mesh (data, fsdp, tensor)",
+        "memory a chip",
+        "TFLOP a chip",
+        "sent a chip",
+        "step",
+        "bound by",
+        "images/s",
+        "MFU",
+        "compiled in",
+    )
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for one in rows:
+        mesh = " x ".join(map(str, one.mesh))
+        used = size(one.needed) + (f" of {size(one.memory)}" if one.memory else "")
+        if one.cost is None or one.roofline is None:
+            more = "more than " if not one.fits and one.needed == one.state.total else ""
+            cells = [more + used + ("" if one.fits else ", does not fit"), *[""] * 7]
+        else:
+            (low, high), (poor, good) = one.images_per_second, one.mfu
+            cells = [
+                used + ("" if one.fits else ", does not fit"),
+                f"{one.cost.flops / 1e12:.3g}",
+                size(one.cost.sent),
+                f"{1000 * one.roofline.at_least:.0f} to {1000 * one.roofline.at_most:.0f} ms",
+                one.roofline.bound,
+                f"{low:,.0f} to {high:,.0f}",
+                f"{100 * poor:.0f} to {100 * good:.0f} %",
+                f"{one.compile_seconds:.0f} s",
+            ]
+        lines.append(f"| {one.machine} | {mesh} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def to_json(rows: list[Estimate]) -> str:
+    """A list of objects, one an estimate, with every collective; bytes, seconds and operations are of one chip."""
+
+    def plain(one: Estimate) -> dict:
+        values = dataclasses.asdict(one) | {"cost": None, "roofline": None}
+        if one.cost is not None:
+            values["cost"] = {"flops": one.cost.flops, "bytes": one.cost.bytes, "sent": one.cost.sent}
+            values["collectives"] = [
+                {
+                    "kind": c.kind,
+                    "bytes": c.bytes,
+                    "chips": len(c.members),
+                    "times": c.times,
+                    "sent": c.sent,
+                    "of": c.name,
+                }
+                for c in one.cost.collectives
+            ]
+        if one.roofline is not None:
+            values["roofline"] = one.roofline._asdict() | {"bound": one.roofline.bound}
+            values |= {"images_per_second": one.images_per_second, "mfu": one.mfu}
+        return values
+
+    return json.dumps([plain(one) for one in rows], indent=2) + "\n"
+
+
+def _row(name: str, value: str, indent: int = 2) -> str:
+    return f"{'':{indent}}{name:<{28 - indent}}{value}"
+
+
+def size(count: float) -> str:
+    """Bytes, in the unit that suits them."""
+    return f"{count / GIB:.2f} GiB" if abs(count) >= GIB / 10 else f"{count / 2**20:.2f} MiB"
+
+
+def operations(count: float) -> str:
+    return f"{count / 1e12:.4g} TFLOP" if count >= 1e11 else f"{count / 1e9:.4g} GFLOP"

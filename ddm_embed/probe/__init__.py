@@ -1,0 +1,1 @@
+"""Evaluation of a run's frozen embeddings; the only reader of test labels."""

@@ -1,0 +1,138 @@
+"""Protocols whose heads, or whole networks, are trained by gradient steps, as a published recipe says."""
+
+import ast
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddm_embed.errors import UserError
+from ddm_embed.features.bank import Key
+from ddm_embed.heads import direct
+from ddm_embed.heads.finetune import finetune
+from ddm_embed.heads.online import fit_online, keys_of, predict_online
+from ddm_embed.heads.recipes import RECIPES, Recipe, changed
+from ddm_embed.heads.trained_heads import make_fit_predict
+from ddm_embed.models.patches import is_sequence
+from ddm_embed.probe.bench import Bench, Entry, Judged, as_classes, best, root_key
+from ddm_embed.probe.engine import Head, judge
+
+RATE = "learning_rate"
+
+
+def recipe_of(name: str, config: ConfigDict, sequences: bool = False) -> Recipe:
+    """The preset, or what `config.recipe` makes of it, whose name then ends in an asterisk.
+
+    On sequences, its views are shifts in time alone.
+
+    Raises:
+      UserError: `config.recipe` is not of the form "epochs=3,batch_size=64", or names no setting of a recipe.
+    """
+    overrides = {}
+    for part in filter(None, config.recipe.split(";")):
+        setting, equals, text = part.partition("=")
+        if not equals:
+            raise UserError(f"config.recipe={config.recipe!r}: expected setting=value;setting=value, such as epochs=3")
+        try:
+            overrides[setting.strip()] = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError):
+            overrides[setting.strip()] = text.strip()
+    recipe = changed(RECIPES[name], **overrides)
+    return changed(recipe, views="crop") if sequences and recipe.views != "none" else recipe
+
+
+def recipe_for(name: str, bench: Bench) -> Recipe:
+    """The recipe as it suits the images that are judged by."""
+    return recipe_of(name, bench.config, is_sequence(bench.images.shape))
+
+
+def by_recipe(name: str, bench: Bench) -> dict[str, Judged]:
+    """The recipe's heads on every feature at every level: on cached features, or on new views in every step."""
+    recipe = recipe_for(name, bench)
+    if recipe.online:
+        return {recipe.name: judge_online(recipe, bench)}
+    fit_predict = make_fit_predict(recipe)
+    head = Head(recipe.name, RATE, recipe.learning_rates, settings_of(recipe), fit_predict, together=True)
+    return {recipe.name: judge(head, bench)}
+
+
+def judge_online(recipe: Recipe, bench: Bench) -> Judged:
+    """All heads of all features trained together in one pass of the recipe; then the chosen one on all images."""
+    reader, config, fold, bank = bench.reader, bench.config, bench.fold, bench.bank
+    names, times = tuple(reader.names), bank.times
+    key = root_key(config.seed)
+
+    def fit(images, labels, times, names, rates=None) -> dict[str, Any]:
+        return fit_online(
+            recipe, reader.features_of, reader.trained.params, images, labels, times, names, bench.classes, key,
+            bench.mesh, rates=rates, padding=reader.trained.config.data.crop_padding, threads=_threads(bench),
+        )  # fmt: skip
+
+    at, held = bench.choosing[fold.fit], jnp.asarray(fold.validation)
+    found = fit(bench.images[at], bench.labels[at], times, names)
+    columns = {name: jnp.asarray(bank.columns[name])[:, held] for name in names}
+    predicted = predict_online(recipe, found, columns, names)
+    right = np.asarray(direct.accuracy(predicted, jnp.asarray(fold.labels)[held]))  # (key, hyper)
+    profile = []
+    for (name, t), row in zip(keys_of(names, times), right, strict=True):
+        i = int(np.argmax(row))
+        profile.append(Entry(recipe.name, name, t, recipe.learning_rates[i], float(row[i])))
+    chosen = best(profile)
+    place = Key(chosen.feature, chosen.t)
+    one = (chosen.feature,)
+    found = fit(bench.images, bench.labels, (chosen.t,), one, rates=(chosen.hyper,))
+    predictions = [
+        as_classes(predict_online(recipe, found, {chosen.feature: test[None]}, one)[0, 0])
+        for test in bench.test_features(place)
+    ]
+    return Judged(settings_of(recipe), RATE, profile, chosen, bench.every_draw(predictions))
+
+
+def fine_tuned(bench: Bench, ridge: Judged) -> dict[str, Judged]:
+    """The network below the feature that ridge regression chose, trained with a linear head from all labels.
+
+    The rate is chosen on held-out training images. Its noise at test is one draw.
+    """
+    recipe, fold = recipe_for("finetune", bench), bench.fold
+    chosen = ridge.selected
+    at, held = bench.choosing[fold.fit], bench.choosing[fold.validation]
+    predicted = tune(recipe, bench, bench.reader.trained.params, at, bench.images[held], chosen, None)
+    right = np.mean(predicted == bench.labels[held], axis=1)
+    i = int(np.argmax(right))
+    entry = Entry(recipe.name, chosen.feature, chosen.t, recipe.learning_rates[i], float(right[i]))
+    everything = np.arange(len(bench.images))
+    final = tune(
+        recipe, bench, bench.reader.trained.params, everything, bench.test_images, chosen, (recipe.learning_rates[i],)
+    )
+    settings = settings_of(recipe) | {"feature and t": "those that ridge regression chose on held-out training images"}
+    return {recipe.name: Judged(settings, RATE, [entry], entry, [as_classes(final[0])])}
+
+
+def tune(recipe: Recipe, bench: Bench, params, positions, queries, chosen: Entry, rates) -> np.ndarray:
+    """Classes [hyper, query] by networks that start from `params` and see the training images at `positions`."""
+    reader = bench.reader
+    return finetune(
+        recipe, reader.features_of, params, bench.images[positions], bench.labels[positions], queries, chosen.feature,
+        chosen.t, bench.classes, root_key(bench.config.seed), bench.mesh, rates=rates,
+        padding=reader.trained.config.data.crop_padding, threads=_threads(bench),
+    )  # fmt: skip
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as JSON gives it back."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(recipe).items()}
+
+
+def _threads(bench: Bench) -> int:
+    return bench.reader.trained.config.data.threads
+
+
+def fresh_params(bench: Bench) -> Any:
+    """The run's networks as they are initialised, from the probe's seed: what pretraining is compared with."""
+    trained = bench.reader.trained
+    return jax.jit(trained.models.init, out_shardings=jax.tree.map(lambda a: a.sharding, trained.params))(
+        jax.random.key(bench.config.seed)
+    )

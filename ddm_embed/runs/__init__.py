@@ -1,0 +1,1 @@
+"""Run directories: the one room that reads and writes what is in them."""

@@ -1,0 +1,273 @@
+"""Checkpoints with Orbax: written while training goes on, whole or not at all, and verified before they are trusted.
+
+W/checkpoints/STEP holds two items, `train` (step, parameters, optimizer state) and `ema`, so that the probe reads the
+second alone; the config's JSON; and `digest.json`, the SHA-256 of each file (on a store its size), written before Orbax
+renames the whole, or marks it as such on a store.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from ddm_embed.errors import UserError
+from ddm_embed.parallel import distributed
+from ddm_embed.runs.files import absolute, is_store, move, sizes, store_errors, write_whole
+from ddm_embed.train.state import TrainState
+
+logger = logging.getLogger("ddm_embed")
+
+DIGEST = "digest.json"
+SAVE_SECONDS = 24 * 3600  # slow storage is no failure; one of several processes has its watchdog
+REWRITTEN = "_CHECKPOINT_METADATA"  # Orbax stamps the time of the commit into it after the digest is taken
+
+
+class Checkpoints:
+    """The checkpoints of a run directory.
+
+    Args:
+      workdir: the run directory.
+      keep: how many of the newest are kept.
+    """
+
+    def __init__(self, workdir: Path, keep: int):
+        self._workdir = absolute(workdir)  # Orbax takes no relative path
+        self._directory = self._workdir / "checkpoints"
+        self._aside = self._workdir / "corrupt"
+        self._keep = keep
+        self._manager: ocp.CheckpointManager | None = None
+
+    def restore(self, abstract: TrainState) -> TrainState | None:
+        """The newest sound checkpoint, on the devices; None if the run has none yet.
+
+        A damaged one is moved to W/corrupt and the one before it is taken.
+
+        Args:
+          abstract: shapes, dtypes and shardings of the state.
+
+        Raises:
+          UserError: all checkpoints are damaged, or the newest sound one does not fit the model.
+        """
+        step = distributed.from_lead(self._newest_sound)
+        if step is None:
+            return None
+        wanted = {"train": _train_item(abstract), "ema": abstract.ema_params}
+        for item, tree in wanted.items():
+            _check_shapes(self._directory / str(step) / item, tree)
+        arguments = {item: ocp.args.StandardRestore(tree) for item, tree in wanted.items()}
+        restored = self._open().restore(step, args=ocp.args.Composite(**arguments))
+        return TrainState(ema_params=restored["ema"], **restored["train"])
+
+    def save(self, step: int, state: TrainState, config_json: str) -> None:
+        """Begins to write a checkpoint; returns once the arrays are copied, so that the state may be donated.
+
+        Raises:
+          UserError: this save, or the one before it in the background, failed.
+        """
+        with _failed_save(self._directory):
+            self._open().save(
+                step,
+                args=ocp.args.Composite(
+                    train=ocp.args.StandardSave(_train_item(state)),
+                    ema=ocp.args.StandardSave(state.ema_params),
+                    config=ocp.args.JsonSave(json.loads(config_json)),
+                ),
+            )
+
+    def check(self) -> None:
+        """Raises UserError if a save in the background has failed."""
+        if self._manager is not None:
+            with _failed_save(self._directory):
+                self._manager.check_for_errors()
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint, once a save under way is wholly written; None if there is none."""
+        if self._manager is not None:
+            with _failed_save(self._directory):
+                self._manager.wait_until_finished()
+        steps = checkpoint_steps(self._workdir)
+        return self._directory / str(steps[-1]) if steps else None
+
+    def close(self) -> None:
+        """Waits until everything is written.
+
+        Raises:
+          UserError: it could not be.
+        """
+        if self._manager is not None:
+            with _failed_save(self._directory):
+                self._manager.wait_until_finished()
+                self._manager.close()
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep,
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(
+                    timeout_secs=SAVE_SECONDS, post_finalization_callback=self._write_digest
+                ),
+            )
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
+        return self._manager
+
+    def _write_digest(self) -> None:
+        """Called by Orbax when the files of a save are written, and not yet renamed or marked as whole."""
+        for folder in self._directory.iterdir():
+            if not ocp.utils.is_checkpoint_finalized(folder):
+                write_whole(folder / DIGEST, json.dumps(_digest(folder)))
+
+    def _newest_sound(self) -> int | None:
+        steps = checkpoint_steps(self._workdir)
+        for step in reversed(steps):
+            problem = damage(self._directory / str(step))
+            if problem is None:
+                return step
+            place = self._aside / str(step)
+            while place.exists():
+                place = place.with_name(place.name + "+")
+            logger.warning("checkpoint %d is damaged (%s); moved to %s, taking the one before", step, problem, place)
+            move(self._directory / str(step), place)
+        if steps:
+            raise UserError(
+                f"every checkpoint was damaged; they are in {self._aside}. Run again to train from the beginning"
+            )
+        return None
+
+
+def restore_ema(workdir: Path, abstract: Any) -> tuple[int, Any]:
+    """(step, EMA parameters) of the newest sound checkpoint; changes nothing in the run directory.
+
+    Args:
+      workdir: the run directory.
+      abstract: shapes, dtypes and shardings of the parameters.
+
+    Raises:
+      UserError: there is no sound checkpoint, or it does not fit the model.
+    """
+    directory = absolute(workdir) / "checkpoints"
+
+    def newest() -> int:
+        for step in reversed(checkpoint_steps(workdir)):
+            problem = damage(directory / str(step))
+            if problem is None:
+                return step
+            logger.warning("checkpoint %d is damaged (%s); taking the one before", step, problem)
+        raise UserError(f"{directory} holds no sound checkpoint; train first")
+
+    step = distributed.from_lead(newest)
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+        _check_shapes(directory / str(step) / "ema", abstract)
+        return step, checkpointer.restore(directory / str(step) / "ema", abstract)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax warns that an item of a checkpoint, restored by itself, has no metadata of its own; it needs none."""
+    absl_logger = logging.getLogger("absl")
+    level = absl_logger.level
+    absl_logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        absl_logger.setLevel(level)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, or None; compares each with the digest taken when it was written.
+
+    A store such as gs:// checks what it keeps, and reading all of it takes long: there sizes are compared.
+    """
+    # A store that does not answer says nothing of its files.
+    absent = FileNotFoundError if is_store(folder) else OSError
+    documents = {}
+    for name in (DIGEST, REWRITTEN):
+        try:
+            documents[name] = json.loads((folder / name).read_text())
+        except (absent, json.JSONDecodeError, UnicodeDecodeError):
+            return f"{name} is missing or unreadable"
+        if not isinstance(documents[name], dict) or not documents[name]:
+            return f"{name} is empty"
+    expected = documents[DIGEST]
+    try:
+        found = _digest(folder)
+    except absent as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
+    for name in expected:
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != expected[name]:
+            return f"{name} has changed since it was written"
+    return None
+
+
+@contextmanager
+def _failed_save(directory: Path) -> Iterator[None]:
+    """Orbax passes on what the file system said as an OSError, or as TensorStore's ValueError; and the loss of another
+    process, for which it waits in a save, as a TimeoutError."""
+    try:
+        yield
+    except (OSError, ValueError, *store_errors()) as error:
+        if distributed.lost_another(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"a checkpoint could not be written to {directory} ({reason}); training stopped. "
+            "Earlier checkpoints are whole: make room and run the same command again"
+        ) from error
+
+
+def _train_item(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+
+
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """The steps whose checkpoints are wholly written, in order."""
+    directory = workdir / "checkpoints"
+    if not directory.exists():
+        return []
+    folders = (folder for folder in directory.iterdir() if folder.name.isdigit())
+    return sorted(int(folder.name) for folder in folders if ocp.utils.is_checkpoint_finalized(folder))
+
+
+def _digest(folder: Path) -> dict[str, str]:
+    if is_store(folder):
+        return {
+            name: f"{size} bytes"
+            for name, size in sizes(folder).items()
+            if name.rpartition("/")[2] not in (DIGEST, REWRITTEN)
+        }
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name not in (DIGEST, REWRITTEN))
+    digest = {}
+    for file in files:
+        with file.open("rb") as content:
+            digest[str(file.relative_to(folder))] = hashlib.file_digest(content, "sha256").hexdigest()
+    return digest
+
+
+def _check_shapes(item: Path, abstract: Any) -> None:
+    """Orbax casts dtypes without a word, so shapes and dtypes are compared here."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(item).item_metadata.tree
+    saved = {_name(path): (leaf.shape, leaf.dtype) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
+    wanted = {_name(path): (leaf.shape, leaf.dtype) for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+            raise UserError(
+                f"{item}: {name} was saved as {_show(saved.get(name))}, the model has {_show(wanted.get(name))}; "
+                "the checkpoint is of another version of the code or config"
+            )
+
+
+def _name(path: tuple) -> str:
+    return "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
+
+
+def _show(leaf: tuple | None) -> str:
+    return "nothing" if leaf is None else f"{leaf[1]}{list(leaf[0])}"

@@ -1,0 +1,166 @@
+"""What lies nearest to an image at every noise level, and how that changes over the levels."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ddm_embed.data.splits import sample_positions
+from ddm_embed.embed.layout import Embeddings
+from ddm_embed.embed.listing import Input, Unreadable
+from ddm_embed.errors import UserError
+from ddm_embed.probe import atlas
+
+QUERIES = 500  # images whose neighbours' labels are compared with their own
+PIXEL_QUERIES = 32  # images whose neighbours' pixels are: these have to be read
+SEED = 0  # of the choice of these images
+
+
+class Level(NamedTuple):
+    """The k nearest at one noise level, nearest first: positions in the file, and cosines."""
+
+    t: float
+    positions: Int[np.ndarray, " k"]
+    similarity: Float[np.ndarray, " k"]
+
+
+class Change(NamedTuple):
+    """How alike images and their neighbours are at one noise level, image by image.
+
+    agreement: share of neighbours with the image's own label, of images that have one. distance: mean over neighbours
+    of the root mean square difference of pixels (0 to 255; of sequences in standard deviations), of images that can be
+    read. Either is empty where it is not known.
+    """
+
+    t: float
+    agreement: Float[np.ndarray, " labelled"]
+    distance: Float[np.ndarray, " readable"]
+
+
+def nearest(found: Embeddings, query: Float[np.ndarray, "time dim"], k: int, own: int | None) -> list[Level]:
+    """The k nearest images at each level by cosine, after subtracting the mean over the file.
+
+    Args:
+      found: a file's content. query: an embedding of the same feature and levels. k: how many.
+      own: the query's own position in the file, which is left out; None if it is not there.
+
+    Raises:
+      UserError: there are fewer than k others.
+    """
+    others = len(found.names) - (own is not None)
+    if not 1 <= k <= others:
+        raise UserError(f"--k={k}: the file has {others} images to choose from; ask for 1 to {others}")
+    levels = []
+    for place, t in enumerate(found.times):
+        similarity = atlas.similarities(found.embedding[:, place], query[place : place + 1])[0]
+        if own is not None:
+            similarity[own] = -np.inf
+        order = np.argsort(-similarity, kind="stable")[:k]
+        levels.append(Level(float(t), order.astype(np.int32), similarity[order]))
+    return levels
+
+
+def most_frequent(labels: Sequence[str]) -> tuple[str, int]:
+    """The label that most have, and how many; of equals the nearest's."""
+    return Counter(labels).most_common(1)[0]
+
+
+def changes(
+    found: Embeddings, k: int, read: Callable[[str], Input] | None, threads: int
+) -> tuple[list[Change], Change]:
+    """How alike images of the file and their k nearest are, at each level; and pairs drawn at random (`t` is NaN).
+
+    Args:
+      found: a file's content. k: neighbours of each. read: an image by its name; None where they are gone. threads:
+      that read.
+    """
+    number = len(found.names)
+    k = min(k, number - 1)
+    queries = sample_positions(number, QUERIES, SEED)
+    watched = sample_positions(len(queries), PIXEL_QUERIES, SEED)
+    labels = np.array(found.labels, object)
+    known = (labels[queries] != "") & (len(set(found.labels)) > 1)
+    random = _others(queries, number, k)
+    tables = [_neighbours(found.embedding[:, place], queries, k) for place in range(len(found.times))]
+    pixels = _read(found, read, queries[watched], [table[watched] for table in (*tables, random)], threads)
+
+    def change(t: float, table: Int[np.ndarray, "query k"]) -> Change:
+        same = (labels[table] == labels[queries][:, None])[known]
+        apart = [
+            [_distance(pixels[query], pixels[other]) for other in row if other in pixels] or [np.nan]
+            for query, row in zip(queries[watched], table[watched], strict=True)
+            if query in pixels
+        ]
+        return Change(t, same.mean(axis=1), np.array([np.mean(row) for row in apart]))
+
+    return [change(float(t), table) for t, table in zip(found.times, tables, strict=True)], change(float("nan"), random)
+
+
+def _neighbours(
+    features: Float[np.ndarray, "number dim"], queries: Int[np.ndarray, " query"], k: int
+) -> Int[np.ndarray, "query k"]:
+    similarity = atlas.similarities(features, features[queries])
+    similarity[np.arange(len(queries)), queries] = -np.inf
+    return np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+
+
+def _others(queries: Int[np.ndarray, " query"], number: int, k: int) -> Int[np.ndarray, "query k"]:
+    draws = np.random.default_rng(SEED).integers(0, number - 1, (len(queries), k))
+    return draws + (draws >= queries[:, None])
+
+
+def _read(found, read, queries, tables, threads) -> dict[int, Float[np.ndarray, "height width channel"]]:
+    """Those of the images that can be read, by position."""
+    if read is None:
+        return {}
+
+    def one(position: int) -> np.ndarray | None:
+        try:
+            return read(found.names[position]).astype(np.float32)
+        except Unreadable:  # moved or changed since: the others are compared
+            return None
+
+    positions = sorted({int(i) for table in (queries, *tables) for i in np.ravel(table)})
+    with ThreadPoolExecutor(threads) as pool:
+        images = list(pool.map(one, positions))
+    return {position: image for position, image in zip(positions, images, strict=True) if image is not None}
+
+
+def _distance(a: Float[np.ndarray, "height width channel"], b: Float[np.ndarray, "height width channel"]) -> float:
+    return float(np.sqrt(np.mean((a - b) ** 2)))
+
+
+def table(found: list[Change], chance: Change) -> str:
+    """The changes over the levels as text, and what they amount to in words."""
+    found = sorted(found, key=lambda change: -change.t)
+    lines = [f"{'t':>8}  {'same label':>10}  {'pixel distance':>14}"]
+    for name, change in [(f"{change.t:g}", change) for change in found] + [("any two", chance)]:
+        agreement = f"{100 * np.mean(change.agreement):.1f} %" if len(change.agreement) else "-"
+        distance = f"{np.nanmean(change.distance):.3g}" if _any(change.distance) else "-"
+        lines.append(f"{name:>8}  {agreement:>10}  {distance:>14}")
+    high, low = found[0], found[-1]
+    if len(found) > 1 and len(high.agreement):
+        said = difference(100 * high.agreement, 100 * low.agreement, "more often", "as often", "less often", " points")
+        lines.append(f"t = {high.t:g} against t = {low.t:g}: neighbours share the label {said}")
+    if len(found) > 1 and _any(high.distance - low.distance):
+        said = difference(high.distance, low.distance, "farther apart", "as far apart", "nearer", "")
+        lines.append(f"t = {high.t:g} against t = {low.t:g}: neighbours are {said} in pixels")
+    return "\n".join(lines)
+
+
+def difference(
+    high: Float[np.ndarray, " query"], low: Float[np.ndarray, " query"], more: str, same: str, less: str, unit: str
+) -> str:
+    """Whether the one is larger, and by how much on average over the same images; within two standard errors it is
+    not."""
+    apart = (high - low)[np.isfinite(high - low)]
+    mean, error = float(np.mean(apart)), float(np.std(apart) / np.sqrt(max(len(apart) - 1, 1)))
+    how = (more if mean > 0 else less) if abs(mean) > 2 * error else same
+    return f"{how} ({mean:+.2g}{unit}, standard error {error:.1g})"
+
+
+def _any(values: Float[np.ndarray, " query"]) -> bool:
+    return bool(np.any(np.isfinite(values)))

@@ -1,0 +1,445 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT, run_module, tiny_config
+from probed import make_results, write_run
+from safetensors.numpy import load_file
+
+from ddm_embed import Embedder
+from ddm_embed.data.sequences import Scale
+from ddm_embed.errors import UserError
+from ddm_embed.export import written
+from ddm_embed.export.card import Documents
+from ddm_embed.export.measured import Measured
+from ddm_embed.export.program import exact, serialised
+from ddm_embed.features import exported
+from ddm_embed.features.choice import Choice
+from ddm_embed.features.opened import open_any, open_run
+from ddm_embed.features.run import Frozen
+from ddm_embed.methods import presets as arms
+from ddm_embed.methods.system import make_models
+
+NOTHING = Documents({"train_images": 7}, {}, Measured([], []))
+
+
+def images_of(number, image_shape=(8, 8, 1)):
+    return np.random.default_rng(number).integers(0, 256, (number, *image_shape), dtype=np.uint8)
+
+
+def make_frozen(config, image_shape=(8, 8, 1), scale=None, feature=None):
+    """Random parameters in place of trained ones: at initialisation most of a network is switched off."""
+    classes = 3 if config.objective.name == "supervised" else None
+    models = make_models(config, image_shape, classes=classes)
+    leaves, tree = jax.tree.flatten(jax.eval_shape(models.init, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    leaves = [rng.normal(0, leaf.shape[0] ** -0.5, leaf.shape).astype(np.float32) for leaf in leaves]
+    choice = Choice(feature or models.features[-1], 0.3, "a test")
+    return Frozen(config, image_shape, jax.tree.unflatten(tree, leaves), 3, choice, (0.0, 0.3), scale, "here", classes)
+
+
+@pytest.fixture(scope="module")
+def export(tiny_run, tmp_path_factory):
+    """(frozen, folder) of the tiny run's export; do not write into it."""
+    _, workdir = tiny_run
+    out = tmp_path_factory.mktemp("export") / "tiny"
+    frozen = open_run(workdir)
+    written.write(out, frozen, frozen.choice, written.read_documents(workdir), "mit")
+    return frozen, out
+
+
+@pytest.fixture
+def copied(export, tmp_path):
+    return Path(shutil.copytree(export[1], tmp_path / "copy"))
+
+
+ALONE = """
+import sys
+sys.modules["ddm_embed"] = sys.modules["flax"] = None  # no import of them succeeds
+import numpy as np, jax
+from jax import export
+from safetensors.numpy import load_file
+folder, images, out = sys.argv[1:]
+weights = load_file(folder + "/weights.safetensors")
+program = jax.jit(export.deserialize(bytearray(open(folder + "/embed.jax_export", "rb").read())).call)
+found = {}
+for name, image in np.load(images).items():
+    for t in (0.0, 0.2, 1.0):
+        found[f"{name}/{t}"] = program(weights, image, np.float32(t))
+np.savez(out, **found)
+"""
+
+
+def test_run_export_and_a_program_that_knows_neither_agree_for_batches_of_every_size(export, tmp_path):
+    frozen, out = export
+    reopened = exported.open_export(out)
+    batches = {str(number): images_of(number) for number in (1, 7, 64)}
+    np.savez(tmp_path / "images.npz", **batches)
+    arguments = [str(out), str(tmp_path / "images.npz"), str(tmp_path / "found.npz")]
+    subprocess.run([sys.executable, "-I", "-c", ALONE, *arguments], check=True, cwd=tmp_path, timeout=240)
+    found = np.load(tmp_path / "found.npz")
+    for name, images in batches.items():
+        of_run, of_export = (handle.embed(images, (0.0, 0.2, 1.0)) for handle in (frozen, reopened))
+        np.testing.assert_array_equal(of_export, of_run)
+        alone = np.stack([found[f"{name}/{t}"] for t in (0.0, 0.2, 1.0)], axis=1)
+        np.testing.assert_allclose(alone, of_run, rtol=0, atol=1e-6)
+        assert alone.dtype == np.float32 and np.std(alone) > 0.01
+
+
+def test_an_export_says_what_its_run_is(export):
+    frozen, out = export
+    reopened = exported.open_export(out)
+    for name in ("image_shape", "step", "choice", "levels", "names", "scale", "classes"):
+        assert getattr(reopened, name) == getattr(frozen, name), name
+    assert reopened.fingerprint() == frozen.fingerprint() and reopened.place == str(out)
+    assert (out / "config.json").read_text() == (Path(frozen.place) / "config.json").read_text()
+    weights = load_file(out / "weights.safetensors")
+    assert {array.dtype for array in weights.values()} == {np.dtype(np.float32)}
+    assert "encoder/block_0/attention/qkv/kernel" in weights
+
+
+def test_one_changed_byte_of_any_file_is_refused(copied):
+    for file in sorted(copied.iterdir()):
+        content = file.read_bytes()
+        for place in {0, len(content) // 2, len(content) - 1}:
+            file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+            with pytest.raises(UserError, match=rf"{file.name}.* has changed since it was written") as error:
+                exported.open_export(copied)
+            assert "\n" not in str(error.value)
+        file.write_bytes(content)
+    assert len(list(copied.iterdir())) == 6
+    exported.open_export(copied)
+
+
+def test_a_truncated_missing_or_empty_file_is_refused(copied):
+    for file in sorted(copied.iterdir()):
+        content = file.read_bytes()
+        for kept in (content[:-1], content[: len(content) // 2], b""):
+            file.write_bytes(kept)
+            with pytest.raises(UserError, match=f"{file.name}.* has changed since it was written"):
+                exported.open_export(copied)
+        file.unlink()
+        with pytest.raises(UserError, match=r"is missing|holds no whole export"):
+            exported.open_export(copied)
+        file.write_bytes(content)
+
+
+def test_space_in_the_manifest_is_a_change_too(copied):
+    manifest = copied / "export.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text())))
+    with pytest.raises(UserError, match="has changed"):
+        exported.open_export(copied)
+
+
+def test_what_is_left_of_an_export_is_not_taken_for_a_run(copied):
+    (copied / "export.json").unlink()
+    with pytest.raises(UserError, match="holds no whole export"):
+        open_any(copied)
+
+
+def test_an_embedder_of_an_export_embeds_as_that_of_the_run(export):
+    frozen, out = export
+    images = images_of(9)[..., 0]
+    for t in (None, 0.5, "all"):
+        found = Embedder.from_export(out).transform(images, t=t)
+        np.testing.assert_array_equal(found, Embedder.from_run(frozen.place).transform(images, t=t))
+
+
+def test_a_hubs_own_files_beside_an_export_are_left_alone(copied):
+    (copied / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+    (copied / ".cache").mkdir()
+    exported.open_export(copied)
+
+
+def test_a_pointer_of_git_lfs_is_told_from_damage(copied):
+    (copied / "weights.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    with pytest.raises(UserError, match="git lfs pull"):
+        exported.open_export(copied)
+
+
+def reseal(folder, **fields):
+    """Writes export.json anew for the files as they are."""
+    manifest = json.loads((folder / "export.json").read_text()) | fields
+    kept = {name: value for name, value in manifest.items() if name not in ("format", "files", "sha256")}
+    contents = {name: (folder / name).read_bytes() for name in exported.FILES}
+    (folder / "export.json").write_text(exported.manifest_text(kept, contents))
+
+
+def test_a_newer_format_is_refused_and_says_so(copied):
+    manifest = json.loads((copied / "export.json").read_text())
+    (copied / "export.json").write_text(json.dumps(manifest | {"format": 2}))
+    with pytest.raises(UserError, match="is of format 2 and this version of ddm_embed reads up to 1; update"):
+        exported.open_export(copied)
+
+
+def test_a_config_of_a_newer_version_is_refused_and_names_that_version(copied):
+    config = json.loads((copied / "config.json").read_text())
+    config["model"]["rotary"] = True
+    (copied / "config.json").write_text(json.dumps(config))
+    reseal(copied, written_by="9.9")
+    with pytest.raises(UserError, match=r"config.model.rotary: no such field.*written by ddm_embed 9\.9: update"):
+        exported.open_export(copied)
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(copied):
+    config = json.loads((copied / "config.json").read_text())
+    config["embedding"]["dim"] = 9
+    (copied / "config.json").write_text(json.dumps(config))
+    reseal(copied)
+    with pytest.raises(UserError, match=r"code_in/kernel is float32\[8, 16\], the model has float32\[9, 16\]"):
+        exported.open_export(copied)
+
+
+ARMS = {name: {} for name in arms.ARMS} | {"wide resnet": {"model.encoder": "wrn-10-1"}, "scan": {"model.scan": True}}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "mae" else pytest.param(name, marks=pytest.mark.slow) for name in ARMS]
+)
+def test_every_arm_can_be_exported(name, tmp_path):
+    config = tiny_config()
+    with config.unlocked():
+        arms.ARMS.get(name, arms.ARMS["ddm"])(config)
+    config.update_from_flattened_dict(ARMS[name])
+    frozen = make_frozen(config)
+    assert ("z" in frozen.names) == (name not in ("mae", "ddae"))
+    agree(frozen, images_of(3), tmp_path)
+
+
+@pytest.mark.slow
+def test_sequences_can_be_exported_with_their_scale(tmp_path):
+    scale = Scale(np.array([100.0, -1.0], np.float32), np.array([7.0, 0.1], np.float32))
+    frozen = make_frozen(tiny_config(**{"model.variant": "Ti/4"}), (1, 16, 2), scale)
+    raw = np.random.default_rng(0).normal(90, 20, (3, 16, 2))
+    reopened = agree(frozen, scale.apply(raw)[:, None], tmp_path)
+    np.testing.assert_array_equal(reopened.scale.mean, scale.mean)
+    np.testing.assert_array_equal(reopened.scale.std, scale.std)
+
+    np.save(tmp_path / "raw.npy", raw)
+    example(tmp_path / "out", tmp_path / "raw.npy", tmp_path / "embeddings.npy")
+    expected = frozen.embed(scale.apply(raw)[:, None], [0.3])[:, 0]
+    np.testing.assert_allclose(np.load(tmp_path / "embeddings.npy"), expected, rtol=1e-5, atol=1e-5)
+
+
+def agree(frozen, images, tmp_path):
+    """Exports; asserts that the run, the export and the program give the same."""
+    written.write(tmp_path / "out", frozen, frozen.choice, NOTHING, "unknown")
+    reopened = exported.open_export(tmp_path / "out")
+    expected = frozen.embed(images, [0.3])
+    np.testing.assert_array_equal(reopened.embed(images, [0.3]), expected)
+    embed = jax.export.deserialize(bytearray((tmp_path / "out" / "embed.jax_export").read_bytes()))
+    weights = load_file(tmp_path / "out" / "weights.safetensors")
+    found = jax.jit(embed.call)(weights, images, np.float32(0.3))
+    np.testing.assert_allclose(found, expected[:, 0], rtol=0, atol=1e-6 * max(1, np.abs(expected).max()))
+    assert np.std(found, axis=0).max() > 1e-3, "the same for every image"
+    return reopened
+
+
+def test_the_program_is_for_all_platforms_and_computes_in_float32_whatever_the_config_says():
+    frozen = make_frozen(tiny_config(**{"model.dtype": "bfloat16"}))
+    embed = jax.export.deserialize(bytearray(serialised(frozen, "z")))
+    assert embed.platforms == ("cpu", "cuda", "tpu")
+    text = embed.mlir_module()
+    assert "bf16" not in text and "precision = [HIGHEST, HIGHEST]" in text
+    assert frozen.config.model.dtype == "bfloat16" and exact(frozen).config.model.dtype == "float32"
+
+
+def example(folder, *arguments):
+    """Runs example.py with nothing of this package in reach."""
+    code = "import sys, runpy; sys.modules['ddm_embed'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
+    code = code.replace("runpy.run", "sys.argv = sys.argv[1:]; runpy.run").replace("sys.argv[1]", "sys.argv[0]")
+    command = [sys.executable, "-I", "-c", code, str(folder / "example.py"), *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=240, cwd=folder.parent).stdout
+
+
+@pytest.mark.slow
+def test_the_example_gives_the_embeddings(export, tmp_path):
+    frozen, out = export
+    np.save(tmp_path / "images.npy", images_of(5))
+    assert "float32 (5, 8)" in example(out, tmp_path / "images.npy", tmp_path / "embeddings.npy")
+    expected = frozen.embed(images_of(5), [frozen.choice.t])[:, 0]
+    np.testing.assert_allclose(np.load(tmp_path / "embeddings.npy"), expected, rtol=0, atol=1e-6)
+    assert "float32 (2, 8)" in example(out)
+
+
+def test_a_write_that_fails_leaves_nothing(export, tmp_path, monkeypatch):
+    frozen, _ = export
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        written.write(tmp_path / "out", frozen, frozen.choice, NOTHING, "mit")
+    assert not list(tmp_path.iterdir())
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ddm_embed.exporting import written
+sync, synced = os.fsync, []
+def fsync(file):
+    synced.append(sync(file))
+    if len(synced) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.fsync = fsync
+written.write_folder(Path(sys.argv[1]), {"a": b"1", "b": b"2", "c": b"3"})
+"""
+
+
+def test_a_killed_write_leaves_no_folder_of_that_name_and_the_next_one_succeeds(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "out")], timeout=240, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+    assert [place.name.startswith(".out.") for place in tmp_path.iterdir()] == [True]
+    written.check_free(tmp_path / "out")
+    written.write_folder(tmp_path / "out", {"a": b"1"})
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["a"]
+
+
+def test_an_export_is_not_written_over_anything(tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("x")
+    for place, reason in (("full", "is not empty"), ("full/mine.txt", "is a file")):
+        with pytest.raises(UserError, match=reason):
+            written.check_free(tmp_path / place)
+    for place in (".", ".."):
+        with pytest.raises(UserError, match="expected the name of a new folder"):
+            written.check_free(Path(place))
+    (tmp_path / "empty").mkdir()
+    written.check_free(tmp_path / "empty")
+    written.check_free(tmp_path / "new" / "place")
+    assert (tmp_path / "full" / "mine.txt").read_text() == "x"
+
+
+def card_of(tmp_path, frozen, choice, *results):
+    for place, found in enumerate(results):
+        write_run(tmp_path, found, predictions=False, probe=("linear", "other")[place])
+    documents = written.read_documents(tmp_path)
+    return written.card(frozen, choice, 8, documents, "cc-by-4.0")
+
+
+def test_the_card_tells_what_was_measured_and_under_what(tmp_path):
+    frozen = make_frozen(tiny_config())
+    results = make_results(checkpoint_step=3, dataset="folder:/home/me/pets", commit="c0ffee" + 34 * "0", dirty=True)
+    chosen = results["protocols"]["ridge"]["selected"]
+    text = card_of(tmp_path, frozen, Choice(chosen["feature"], chosen["t"], "probe linear of step 3"), results)
+    for name, found in results["protocols"].items():
+        assert f"| {found['test_accuracy']:.4f} ± {found['test_accuracy_std']:.4f} |" in text, name
+    assert f"| ridge | {chosen['feature']} (exported) | {chosen['t']:g} | " in text
+    assert f"held-out training images: ridge {chosen['validation_accuracy']:.4f}" in text
+    for fact in (
+        "60000 to fit, 10000 to test",
+        "train 0, probe 0",
+        "cpu x 1",
+        "jax 0.10.2",
+        "c0ffee000000 with changes",
+    ):
+        assert fact in text
+    assert "`pets`" in text and "/home" not in text, "the place of the data is nobody's business"
+    assert "class Shirt has 12 images" in text
+
+
+def test_the_front_matter_of_the_card_is_what_hubs_read(tmp_path):
+    text = card_of(tmp_path, make_frozen(tiny_config()), Choice("z", 0.0, "a test"))
+    _, front, body = text.split("---\n", 2)
+    front = yaml.safe_load(front)
+    assert front["license"] == "cc-by-4.0" and front["library_name"] == "ddm_embed"
+    assert front["pipeline_tag"] == "image-feature-extraction" and "diffusion" in front["tags"]
+    assert "**Nothing was measured of this run**" in body and "$" not in body
+
+
+def test_that_t_has_no_effect_is_said_only_where_it_is_so(tmp_path):
+    for arm, timeless in (("ddm", False), ("drl-static", False), ("ae", True)):
+        config = tiny_config()
+        arms.apply(arm, config)
+        frozen = make_frozen(config)
+        frozen.levels = (0.5,)  # as of a probe that read one level
+        text = card_of(tmp_path, frozen, Choice("z", 0.5, "a test"))
+        assert ("t has no effect" in text) == timeless, arm
+
+
+def test_results_of_another_step_are_marked_as_such(tmp_path):
+    text = card_of(tmp_path, make_frozen(tiny_config()), Choice("z", 0.0, "a test"), make_results(checkpoint_step=2))
+    assert "**Of step 2; the weights here are of step 3.**" in text
+
+
+def test_a_probe_without_results_is_named_and_keeps_nothing_from_being_written(tmp_path):
+    (tmp_path / "probe" / "other").mkdir(parents=True)
+    (tmp_path / "probe" / "third").mkdir()
+    unlabelled = {"warnings": ["no protocol was run: it has no labels"], "checkpoint_step": 3, "manifest": {}}
+    (tmp_path / "probe" / "third" / "results.json").write_text(json.dumps(unlabelled))
+    text = card_of(tmp_path, make_frozen(tiny_config()), Choice("z", 0.0, "a test"), make_results())
+    assert "Left out: probe `other`: results.json: missing." in text
+    assert "Left out: probe `third`: no protocol was run: it has no labels." in text
+    assert str(tmp_path) not in text
+
+
+def test_another_feature_is_exported_at_the_level_where_the_probe_held_it_best(tmp_path):
+    frozen, results = make_frozen(tiny_config(), feature="z"), make_results()
+    write_run(tmp_path, results, predictions=False)
+    documents = written.read_documents(tmp_path)
+    points = [p for p in results["profile"] if (p["protocol"], p["feature"]) == ("ridge", "encoder_1")]
+    best = max(points, key=lambda point: point["validation_accuracy"])["t"]
+    assert written.choose(frozen, documents, "encoder_1", None)[:2] == ("encoder_1", best)
+    assert written.choose(frozen, documents, None, None) == frozen.choice
+    assert written.choose(frozen, NOTHING, "encoder_1", None)[:2] == ("encoder_1", 0.3)
+    assert written.choose(frozen, documents, "encoder_1", 0.7)[:2] == ("encoder_1", 0.7)
+    with pytest.raises(UserError, match="'encoder_9'"):
+        written.choose(frozen, documents, "encoder_9", None)
+    with pytest.raises(UserError, match="between 0"):
+        written.choose(frozen, documents, None, 1.5)
+
+
+def test_the_program_exports_and_refuses_in_one_line(tiny_run, tmp_path):
+    _, workdir = tiny_run
+    done = run_module("ddm_embed.export", "--workdir", workdir, "--out", tmp_path / "out", "--feature", "denoiser_2")
+    assert done.returncode == 0, done.stderr
+    assert exported.open_export(tmp_path / "out").choice.feature == "denoiser_2"
+    done = run_module("ddm_embed.export", "--workdir", workdir, "--out", tmp_path / "out")
+    assert done.returncode == 1 and "is not empty" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+REFUSALS = """
+import json, sys
+from absl import flags
+from absl.testing import flagsaver
+from ddm_embed import export
+from ddm_embed.errors import UserError
+
+flags.FLAGS(["export"])
+for given, arguments in json.loads(sys.argv[1]):
+    try:
+        with flagsaver.flagsaver(**given):
+            export.main(arguments)
+        print("was not refused")
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_what_cannot_be_exported_is_refused_with_the_reason(export, tmp_path):
+    """In a process of its own, as another program's flags of the same names may be defined in this one."""
+    run, out, new = export[0].place, str(export[1]), str(tmp_path / "new")
+    wrong = {
+        "--workdir is missing": ({"out": new}, []),
+        "--out is missing": ({"workdir": run}, []),
+        "holds no run": ({"workdir": str(tmp_path), "out": new}, []),
+        "expected a hub's name": ({"workdir": run, "out": new, "license": "My licence"}, []),
+        "is an export already": ({"workdir": out, "out": new}, []),
+        "unexpected argument 'z'": ({"workdir": run, "out": new}, ["z"]),
+    }
+    command = [sys.executable, "-c", REFUSALS, json.dumps(list(wrong.values()))]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
+    assert len(said) == len(wrong)
+    for line, reason in zip(said, wrong, strict=True):
+        assert reason in line
+    assert not list(tmp_path.iterdir())
