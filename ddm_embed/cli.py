@@ -182,7 +182,7 @@ def _parse(argv: list[str], default: ConfigDict, config_required: bool) -> Confi
         if name.startswith("config."):
             config_lib.check_field(name.partition("=")[0].removeprefix("config."), default)
     if any(name.partition("=")[0] == "config" for name in names):
-        _check_config_file(argv)
+        argv = _with_config_file(argv)
         holder = config_flags.DEFINE_config_file("config", None, "Config file, as in configs/digits.py:key=value.")
     elif config_required:
         flags.DEFINE_string("config", None, "Config file, as in configs/digits.py:key=value; --config.FIELD=VALUE.")
@@ -199,14 +199,17 @@ def _parse(argv: list[str], default: ConfigDict, config_required: bool) -> Confi
     return holder.value
 
 
-def _check_config_file(argv: list[str]) -> None:
+def _with_config_file(argv: list[str]) -> list[str]:
+    """The arguments with the path of the file that `--config` names in its place."""
+    argv = list(argv)
     for place, part in enumerate(argv):
-        name, equals, value = part.lstrip("-").partition("=")
-        if part.startswith("-") and name == "config":
-            value = value if equals else (argv[place + 1] if place + 1 < len(argv) else "")
-            file = value.partition(":")[0]
-            if not Path(file).is_file():
-                raise UserError(f"--config {file}: no such file")
+        name, equals, value = part.partition("=")
+        if name in ("-config", "--config"):
+            if equals:
+                argv[place] = f"{name}={config_lib.find_file(value)}"
+            else:
+                argv[place + 1 : place + 2] = [config_lib.find_file("".join(argv[place + 1 : place + 2]))]
+    return argv
 
 
 def _set_up_logging() -> None:

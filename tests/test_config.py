@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from conftest import tiny_config
+from conftest import ROOT, tiny_config
 
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
@@ -21,6 +21,18 @@ def test_json_of_another_version_or_no_json_is_refused():
         config_lib.from_json('{"train": {"stepz": 3}}', config_lib.default())
     with pytest.raises(UserError, match="not JSON"):
         config_lib.from_json('{"train": ', config_lib.default())
+
+
+def test_a_config_that_comes_with_the_package_is_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config_lib.find_file("digits:steps=5,arm=vdrl") == f"{ROOT}/configs/digits.py:steps=5,arm=vdrl"
+    (tmp_path / "mine.py").touch()
+    assert config_lib.find_file("mine.py:steps=5") == "mine.py:steps=5"
+    with pytest.raises(UserError, match=r"--config digit: no such file, nor .* there are cifar10, digits, .*, probe$"):
+        config_lib.find_file("digit:steps=5")
+    for wrong in ("digits.py", "configs/digits.py:steps=5", ""):
+        with pytest.raises(UserError, match=f"^--config {wrong.partition(':')[0]}: no such file$"):
+            config_lib.find_file(wrong)
 
 
 def test_differences_leave_out_what_does_not_shape_the_result():
