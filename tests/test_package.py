@@ -47,6 +47,7 @@ def test_importing_is_instant_and_loads_neither_tensorflow_nor_readers():
     code = (
         "import sys, ddm_embed; assert not {'jax', 'numpy'} & set(sys.modules)\n"
         "import ddm_embed.main, ddm_embed.probe, ddm_embed.sample, ddm_embed.data.folder\n"
+        "ddm_embed.data.sources.open_source(ddm_embed.config.default())  # the digits\n"
         "heavy = {'tensorflow', 'tensorflow_datasets', 'sklearn', 'matplotlib', 'tensorboardX'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from ddm_embed import config as config_lib
 from ddm_embed.data.folder import decode, images_below
@@ -23,6 +24,19 @@ def test_digits_are_scikit_learns_split_once_and_for_all():
     assert np.bincount(everything).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     rows = {image.tobytes() for image in source.train.images}
     assert not any(image.tobytes() in rows for image in source.test.images)
+
+
+def test_digits_are_the_same_bits_from_scikit_learns_file_and_through_its_reader(monkeypatch):
+    images, labels = load_digits().images, load_digits().target
+    order = np.random.RandomState(0).permutation(len(images))
+    for found in (True, False):
+        if not found:
+            monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        source = open_source(data_config("digits"))
+        for split, places in ((source.train, order[:1297]), (source.test, order[1297:])):
+            expected = np.round(images[places] * (255 / 16)).astype(np.uint8)[..., None]
+            assert split.images.dtype == np.uint8 and np.array_equal(split.images, expected)
+            assert split.read_labels().dtype == np.int32 and np.array_equal(split.read_labels(), labels[places])
 
 
 @pytest.fixture
