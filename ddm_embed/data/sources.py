@@ -166,7 +166,7 @@ def _hold_out_test(source: Source, fraction: float) -> Source:
 
 
 def _digits_table() -> UInt8[np.ndarray, "image 65"]:
-    """The pixels, from 0 to 16, and the label of each digit, from scikit-learn's own file: importing it takes a second."""
+    """The pixels, from 0 to 16, and the label of each digit, from scikit-learn's file: importing it takes a second."""
     package = importlib.util.find_spec("sklearn")
     file = Path(package.submodule_search_locations[0] if package else "", "datasets", "data", "digits.csv.gz")
     if file.is_file():
