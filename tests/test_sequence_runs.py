@@ -14,7 +14,8 @@ from scipy.signal import chirp, spectrogram
 from sklearn.linear_model import Ridge
 
 from ddm_embed import config as config_lib
-from ddm_embed.data.sources import open_source, read_all
+from ddm_embed.data.sources import open_source
+from ddm_embed.data.types import read_all
 from ddm_embed.errors import UserError
 from ddm_embed.features.trained import restore
 from ddm_embed.methods import presets as arms

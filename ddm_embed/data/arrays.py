@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from ddm_embed.data.sequences import Sequences, check_finite, scale_of
-from ddm_embed.data.sources import Images, Source, Split
+from ddm_embed.data.types import Images, Source, Split
 from ddm_embed.errors import UserError
 
 IMAGES, SEQUENCES = "images", "sequences"
@@ -15,13 +16,14 @@ SHAPES = {
 }
 
 
-def open_arrays(path: Path) -> Source:
+def open_source(rest: str, data: ConfigDict) -> Source:
     """Opens train_images.npy or train_sequences.npy and, where they exist, train_labels.npy, int [number], and
     test_images.npy or test_sequences.npy and test_labels.npy. Sequences are read once, for their scale.
 
     Raises:
       UserError: there is neither, there are both, or an array is of another kind or holds what is no finite number.
     """
+    path = Path(rest)
     kinds = [kind for kind in (IMAGES, SEQUENCES) if (path / f"train_{kind}.npy").exists()]
     if len(kinds) != 1:
         there = "both train_images.npy and train_sequences.npy are there" if kinds else "no such file"

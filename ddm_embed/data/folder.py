@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
+from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 
-from ddm_embed.data.sources import Source, Split
+from ddm_embed.data.types import Source, Split
 from ddm_embed.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -48,16 +49,18 @@ class FolderImages:
         return np.stack([decode(self.files[i], self.shape[1:], self.resize) for i in positions])
 
 
-def open_folder(path: Path, image_size: int | None, threads: int) -> Source:
-    """Finds the images below `path` and reads their headers.
+def open_source(rest: str, data: ConfigDict) -> Source:
+    """Finds the images below a folder and reads their headers.
 
     Args:
-      path: holds images; or one sub-folder a class; or `train` and (where there is one) `test`, each of those.
-      image_size: side to resize to; None where all images already have one size.
+      rest: the folder's path; it holds images; or one sub-folder a class; or `train` and (where there is one) `test`,
+        each of those.
+      data: `config.data`; image_size is the side to resize to, None where all images already have one size.
 
     Raises:
       UserError: no folder, no images, images of several sizes without `image_size`, or a file that is no image.
     """
+    path, image_size = Path(rest), data.image_size
     if not path.is_dir():
         raise UserError(f"config.data.name='folder:{path}': no such folder")
     train, test_half = halves(path)
@@ -65,7 +68,7 @@ def open_folder(path: Path, image_size: int | None, threads: int) -> Source:
     test_files, test_labels, test_classes = _list(test_half) if test_half else ((), None, None)
     if test_files and (classes or ()) != (test_classes or ()):
         raise UserError(f"{path}: train has the classes {classes}, test {test_classes}; expected the same sub-folders")
-    size, channels = _common_shape(train_files + test_files, image_size, threads)
+    size, channels = _common_shape(train_files + test_files, image_size, data.threads)
 
     def split(files: tuple[Path, ...], labels: np.ndarray | None) -> Split:
         shape = (len(files), *size, channels)

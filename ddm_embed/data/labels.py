@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from ddm_embed.data.sources import Source
+from ddm_embed.data.types import Source
 from ddm_embed.errors import UserError
 from ddm_embed.runs.files import write_whole
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
-from ddm_embed.data.sources import Images, read_all
+from ddm_embed.data.types import Images, read_all
 from ddm_embed.parallel.mesh import BATCH_AXES
 
 # image: uint8 [batch, height, width, channel], or float32 of sequences; where they are asked for, label: int32 [batch]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from ddm_embed.data.sources import Source, Split, subset
+from ddm_embed.data.types import Source, Split, subset
 from ddm_embed.errors import UserError
 
 logger = logging.getLogger("ddm_embed")

@@ -12,6 +12,7 @@ import re
 from absl import flags
 
 from ddm_embed import cli
+from ddm_embed.data.sources import names_place
 from ddm_embed.errors import UserError
 from ddm_embed.export import written
 from ddm_embed.features.exported import is_export
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
         print(f"{name:<22}{size / 2**20:10.2f} MiB")
     print(f"{choice.feature} at t = {choice.t:g} ({choice.by}); step {frozen.step}")
     data = frozen.config.data
-    if data.data_dir or data.name.startswith(("folder:", "arrays:")):
+    if data.data_dir or names_place(data.name):
         print(f"note: config.json says where the images are on this machine: {data.data_dir or data.name}")
     print(f"{out}: read README.md in it before you publish it")
     return 0

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from ddm_embed.data.augment import augment, to_float
-from ddm_embed.data.sources import Images
+from ddm_embed.data.types import Images
 from ddm_embed.heads.online import FeaturesAt, chunks, kept_noise, make_train, run
 from ddm_embed.heads.recipes import Recipe
 from ddm_embed.heads.steps import Plan, direction, plan, rate_factor, scaled

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ddm_embed.data.augment import Stored, augment
 from ddm_embed.data.pipeline import fits
-from ddm_embed.data.sources import Images, read_all
+from ddm_embed.data.types import Images, read_all
 from ddm_embed.heads.recipes import Recipe
 from ddm_embed.heads.steps import Plan, epoch_positions, plan, rate_factor, scaled
 from ddm_embed.heads.trained_heads import Heads, begin, predict, update

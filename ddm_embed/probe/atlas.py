@@ -30,8 +30,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
 from ddm_embed import trace
-from ddm_embed.data.sources import Stored
 from ddm_embed.data.splits import sample_positions
+from ddm_embed.data.types import Stored
 from ddm_embed.errors import UserError
 from ddm_embed.runs.files import write_whole
 

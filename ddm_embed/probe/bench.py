@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
-from ddm_embed.data.sources import Stored
 from ddm_embed.data.splits import Fold
+from ddm_embed.data.types import Stored
 from ddm_embed.features.bank import Bank, Key
 from ddm_embed.features.extract import FeaturesOf, make_extract, make_features
 from ddm_embed.features.trained import Trained

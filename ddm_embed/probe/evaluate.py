@@ -12,8 +12,9 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
-from ddm_embed.data.sources import Source, Split, check_same, open_source, read_all
+from ddm_embed.data.sources import check_same, open_source
 from ddm_embed.data.splits import obstacle, sample, sample_positions, split_fold
+from ddm_embed.data.types import Source, Split, read_all
 from ddm_embed.errors import UserError
 from ddm_embed.features.bank import GIB, Key, bank_of
 from ddm_embed.features.trained import restore

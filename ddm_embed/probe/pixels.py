@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ddm_embed.data.sources import Stored
+from ddm_embed.data.types import Stored
 
 LARGEST_SIDE = 32  # pixels are averaged down to this: a ridge over every pixel of a photograph does not fit
 LONGEST = 4096  # numbers of a sequence, over its channels, that it is averaged down to

@@ -17,7 +17,8 @@ from ddm_embed import cli
 from ddm_embed import config as config_lib
 from ddm_embed.data import splits
 from ddm_embed.data.augment import to_float
-from ddm_embed.data.sources import Source, Split, check_same, open_source, read_all, subset
+from ddm_embed.data.sources import check_same, open_source
+from ddm_embed.data.types import Source, Split, read_all, subset
 from ddm_embed.drawing import save
 from ddm_embed.errors import UserError
 from ddm_embed.features.trained import Trained, restore

@@ -26,8 +26,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ddm_embed import config as config_lib
 from ddm_embed.data import labels as labels_lib
 from ddm_embed.data import pipeline
-from ddm_embed.data import sources as source
 from ddm_embed.data.pipeline import Batch
+from ddm_embed.data.sources import check_same, open_source
+from ddm_embed.data.types import Images, Source
 from ddm_embed.methods import system
 from ddm_embed.models.build import Models
 from ddm_embed.parallel import distributed
@@ -65,19 +66,19 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
     """
     with distributed.together():
         validate(config)
-        data = source.open_source(config)
+        data = open_source(config)
         validate_against(config, data.image_shape, jax.device_count(), jax.default_backend())
     with locked(workdir):
         distributed.from_lead(lambda: prepare_workdir(workdir, config))
-        distributed.from_lead(lambda: source.check_same(data, workdir / "data.json"))
+        distributed.from_lead(lambda: check_same(data, workdir / "data.json"))
         with distributed.together():  # each process against what the first one has
             check_shared(workdir)
             check_config(workdir, config)
-            source.check_same(data, workdir / "data.json")
+            check_same(data, workdir / "data.json")
         return train_in(config, workdir, data)
 
 
-def train_in(config: ConfigDict, workdir: Path, data: source.Source) -> Outcome:
+def train_in(config: ConfigDict, workdir: Path, data: Source) -> Outcome:
     """Trains in a directory that is this run's own."""
     mesh = make_mesh(*mesh_shape(config, jax.device_count()))
     logger.info(
@@ -196,7 +197,7 @@ def compile_step(
 
 
 def open_batches(
-    config: ConfigDict, images: source.Images, mesh: Mesh, start: int, labels: Int[np.ndarray, " number"] | None = None
+    config: ConfigDict, images: Images, mesh: Mesh, start: int, labels: Int[np.ndarray, " number"] | None = None
 ) -> Iterator[Batch]:
     """The run's batches from step `start` on; with labels only where they are given."""
     order = pipeline.Order(images.shape[0], config.train.batch_size, config.train.seed)
@@ -207,7 +208,7 @@ def open_batches(
 
 
 def open_progress(
-    config: ConfigDict, workdir: Path, start: int, models: Models, images: source.Images, mesh: Mesh
+    config: ConfigDict, workdir: Path, start: int, models: Models, images: Images, mesh: Mesh
 ) -> Progress:
     """The run's reporter; its pictures show the first training images."""
     shown = images[np.arange(min(picture.IMAGES, images.shape[0]))]

@@ -3,7 +3,8 @@ import pytest
 from conftest import tiny_config
 
 from ddm_embed.data import labels
-from ddm_embed.data.sources import Source, Split, open_source
+from ddm_embed.data.sources import open_source
+from ddm_embed.data.types import Source, Split
 from ddm_embed.errors import UserError
 
 IMAGES = np.zeros((6, 8, 8, 1), np.uint8)

@@ -8,7 +8,8 @@ from conftest import tiny_config
 
 from ddm_embed.data import augment, pipeline, sequences
 from ddm_embed.data.sequences import Scale
-from ddm_embed.data.sources import check_same, open_source, read_all
+from ddm_embed.data.sources import check_same, open_source
+from ddm_embed.data.types import read_all
 from ddm_embed.errors import UserError
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.validate import validate_against

@@ -5,7 +5,8 @@ from sklearn.datasets import load_digits
 
 from ddm_embed import config as config_lib
 from ddm_embed.data.folder import decode, images_below
-from ddm_embed.data.sources import open_source, read_all
+from ddm_embed.data.sources import open_source
+from ddm_embed.data.types import read_all
 from ddm_embed.errors import UserError
 
 

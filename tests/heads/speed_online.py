@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddm_embed.data.augment import to_float
-from ddm_embed.data.sources import open_source, read_all
+from ddm_embed.data.sources import open_source
+from ddm_embed.data.types import read_all
 from ddm_embed.features.extract import feature_names, make_features
 from ddm_embed.heads import online
 from ddm_embed.heads.recipes import DDAE, changed

@@ -14,8 +14,9 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from ddm_embed import config as config_lib
-from ddm_embed.data.sources import open_source, read_all
+from ddm_embed.data.sources import open_source
 from ddm_embed.data.splits import split_fold
+from ddm_embed.data.types import read_all
 from ddm_embed.features.bank import Key
 from ddm_embed.features.trained import restore
 from ddm_embed.probe.bench import open_reader

@@ -10,7 +10,7 @@ from conftest import run_module, tiny_config
 
 from ddm_embed import config as config_lib
 from ddm_embed.data import splits
-from ddm_embed.data.sources import Source, Split
+from ddm_embed.data.types import Source, Split
 from ddm_embed.errors import UserError
 from ddm_embed.features.bank import Bank, Key
 from ddm_embed.features.extract import make_extract, make_features

@@ -7,7 +7,7 @@ import pytest
 from conftest import tiny_config
 
 from ddm_embed import config as config_lib
-from ddm_embed.data.sources import Split
+from ddm_embed.data.types import Split
 from ddm_embed.errors import UserError
 from ddm_embed.heads.readers import levels
 from ddm_embed.probe import evaluate as protocol
