@@ -1,13 +1,16 @@
 """Made-up run directories as the probe leaves them, for what reads its results."""
 
-import json
+from itertools import product
 
 import numpy as np
+
+from ddm_embed.results import BASELINE_HEADS, BASELINES, baseline_key, figures, labelled, write
 
 TIMES = [0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
 FEATURES = ["z", "encoder_1", "encoder_2", "encoder_3", "denoiser_1", "denoiser_2", "denoiser_3"]
 NAMES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 PROTOCOLS = {"ridge": 0.0, "knn": -0.015, "logistic": 0.006, "ddae": 0.002, "fewshot_5": -0.21}
+TRAJECTORY = {f"trajectory_{name}": 0.003 * place for place, name in enumerate(("single", "mean", "gru"))}
 
 
 def make_results(name="digits_vdrl", seed=0, accuracy=0.87, dataset="fashion_mnist", classes=None, **changes):
@@ -17,7 +20,7 @@ def make_results(name="digits_vdrl", seed=0, accuracy=0.87, dataset="fashion_mni
     """
     rng = np.random.default_rng([seed, *name.encode()])
     classes = NAMES if classes is None else classes
-    kept = {p: PROTOCOLS[p] for p in changes.pop("protocols", PROTOCOLS)}
+    kept = {p: (PROTOCOLS | TRAJECTORY)[p] for p in changes.pop("protocols", PROTOCOLS)}
     versions = {"jax": "0.10.2", "flax": "0.12.1", "ddm_embed": "0.1.0"}
     manifest = {
         "run": name, "config_hash": changes.pop("config_hash", name.encode().hex().ljust(64, "0")),
@@ -30,10 +33,12 @@ def make_results(name="digits_vdrl", seed=0, accuracy=0.87, dataset="fashion_mni
     profile, protocols = [], {}
     for protocol, shift in kept.items():
         points = []
-        for place, feature in enumerate(FEATURES):
+        joint = protocol in TRAJECTORY and protocol != "trajectory_single"  # of several levels at once
+        for place, feature in enumerate(("z@5", "z@10") if joint else FEATURES):
             peak, height = 0.18 + 0.05 * place, accuracy + shift - 0.012 * place
-            for t in TIMES:
-                value = height - 0.55 * (t - peak) ** 2 - 0.02 * (t == 0) + rng.normal(0, 0.003)
+            for t in (None,) if joint else TIMES:
+                value = height + rng.normal(0, 0.003)
+                value -= 0 if t is None else 0.55 * (t - peak) ** 2 + 0.02 * (t == 0)
                 hyper = None if protocol == "knn" else 0.1
                 points.append(
                     {
@@ -48,39 +53,33 @@ def make_results(name="digits_vdrl", seed=0, accuracy=0.87, dataset="fashion_mni
         selected = max(points, key=lambda point: point["validation_accuracy"])
         draws = (accuracy + shift + rng.normal(0, 0.004) + rng.normal(0, 0.001, 5)).tolist()
         protocols[protocol] = {
-            "settings": {"head": protocol, "solver": {"name": "exact"}},
+            "settings": {"head": protocol, "solver": {"name": "exact"}}
+            | ({"feature": "z"} if protocol in TRAJECTORY else {})
+            | ({"neighbours": 20} if protocol == "knn" else {}),
             "hyper": None if protocol == "knn" else "strength",
             "selected": {k: selected[k] for k in ("feature", "t", "hyper", "validation_accuracy")},
-            "test_accuracy": float(np.mean(draws)), "test_accuracy_std": float(np.std(draws)),
-            "test_accuracy_draws": draws,
+            **figures(draws),
         }  # fmt: skip
-    main = next(iter(protocols.values()))
-    suffixes = ["" if place == 0 else f"_{protocol}" for place, protocol in enumerate(protocols)]
-    baselines = {f"{b}{s}": 0.81 + 0.01 * (b == "pca") - 0.005 * len(s) for b in ("pixels", "pca") for s in suffixes}
+    baselines = {}
+    for head, baseline in product(BASELINE_HEADS, BASELINES):
+        found = 0.81 + 0.01 * (baseline == "pca") - 0.02 * (head == "knn")
+        chosen = {"feature": baseline, "t": None, "hyper": 1.0, "validation_accuracy": found + 0.004}
+        baselines[baseline_key(baseline, head)] = found, chosen
     counts = 1000 if len(classes) <= 40 else 20
     confusion = np.diag(np.full(len(classes), round(counts * accuracy)))
     for row in range(len(classes)):
         for column in rng.integers(0, len(classes), counts - round(counts * accuracy)):
             confusion[row, (row + 1 + 2 * (column % 4) % (len(classes) - 1)) % len(classes)] += 1
+    definition = {
+        "selection": "highest accuracy on held-out training images", "selection_fit_images": 48000,
+        "selection_validation_images": 12000, "training_images": 60000, "test_images": 10000,
+        "classes": len(classes), "noise_draws": 5, "parameters": "EMA", "times": TIMES,
+    }  # fmt: skip
     return {
         "dataset": dataset, "name": "linear", "checkpoint_step": step, "seeds": {"train": seed, "probe": 0},
         "classes": list(classes),
-        "protocol": {"selection": "highest accuracy on held-out training images", "selection_fit_images": 48000,
-                     "selection_validation_images": 12000, "training_images": 60000, "test_images": 10000,
-                     "classes": len(classes), "noise_draws": 5, "parameters": "EMA", "times": TIMES} | changes,
-        "protocols": protocols, "profile": profile, "selected": main["selected"],
-        "test_accuracy": main["test_accuracy"], "test_accuracy_std": main["test_accuracy_std"],
-        "baselines": baselines,
-        "baseline_choices": {b: {"feature": b.split("_")[0], "t": None, "hyper": 1.0, "validation_accuracy": v + 0.004}
-                             for b, v in baselines.items()},
-        "confusion": confusion.tolist(), "measures": make_measures(rng),
-        "trajectory": {
-            "feature": "z", "single": {"t": 0.2, "validation_accuracy": 0.871, "test_accuracy": 0.868},
-            "readers": [{"reader": reader, "k": k, "hyper": 0.1,
-                         "validation_accuracy": 0.872 + 0.001 * k + 0.002 * (r % 3),
-                         "test_accuracy": 0.869 + 0.001 * k + 0.002 * (r % 3)}
-                        for r, reader in enumerate(("mean", "concat", "attention", "gru")) for k in (3, 5, 10)],
-        },
+        **labelled(definition | changes, protocols, profile, baselines, confusion.tolist()),
+        "measures": make_measures(rng),
         "warnings": ["class Shirt has 12 images in the held-out part"],
         "timing": {"features_s": 41.2, "heads_s": 12.9, "features_gib": 0.81, "kept": "device"},
         "manifest": manifest,
@@ -124,7 +123,7 @@ def write_run(folder, results, predictions=True, probe="linear", images=10000):
     """Writes them as W/probe/NAME of a run directory, which is returned."""
     place = folder / "probe" / probe
     place.mkdir(parents=True)
-    (place / "results.json").write_text(json.dumps(results))
+    (place / "results.json").write_text(write(results))
     if predictions:
         np.savez_compressed(place / "predictions.npz", **make_predictions(results, images))
     return folder

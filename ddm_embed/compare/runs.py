@@ -1,8 +1,8 @@
 """The numbers that probes left in run directories, each with what it was measured under and by."""
 
-import json
 import zipfile
 import zlib
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ddm_embed.errors import UserError
+from ddm_embed.results import BASELINES, Chosen, Results, baseline_of, read
 
 FIELDS = ("dataset", "seeds", "checkpoint_step", "protocol", "protocols", "manifest")
-MANIFEST = ("run", "config_hash", "commit", "dirty", "versions", "device")
+MANIFEST = tuple(f"manifest.{name}" for name in ("run", "config_hash", "commit", "dirty", "versions", "device"))
 
 
 class Result(NamedTuple):
@@ -20,7 +21,7 @@ class Result(NamedTuple):
 
     run: Path
     probe: str
-    results: dict[str, Any]
+    results: Results
     predictions: dict[str, np.ndarray]
 
     @property
@@ -40,7 +41,7 @@ class Measure(NamedTuple):
     protocol: str
     baseline: str | None
     accuracy: float
-    selected: dict[str, Any]
+    selected: Chosen
     definition: dict[str, Any]
     right: Bool[np.ndarray, " test"] | None
     predicted: Int[np.ndarray, " test"] | None
@@ -90,14 +91,7 @@ def _read_probe(run: Path, folder: Path, again: str) -> Result:
     file = folder / "results.json"
     if not file.is_file():
         raise UserError(f"{file}: missing; the probe has not finished: {again}")
-    try:
-        results = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file}: not readable as JSON ({error}); write it again: {again}") from error
-    lacking = [name for name in FIELDS if not isinstance(results, dict) or name not in results]
-    lacking = lacking or [f"manifest.{name}" for name in MANIFEST if name not in (results["manifest"] or {})]
-    if lacking:
-        raise UserError(f"{file}: of an older version, without {', '.join(lacking)}; write it again: {again}")
+    results = read(file.read_text(), file, f"write it again: {again}", FIELDS + MANIFEST)
     arrays, kept = {}, folder / "predictions.npz"
     if kept.is_file():
         try:
@@ -116,17 +110,14 @@ def measures(result: Result) -> list[Measure]:
         _measure(result, name, None, name, entry["test_accuracy"], entry.get("selected"))
         for name, entry in protocols.items()
     ]
-    for key, accuracy in (results.get("baselines") or {}).items() if protocols else ():
-        # pixels is of the main protocol, pixels_knn of knn
-        protocol = max((name for name in protocols if key.endswith(f"_{name}")), key=len, default=None)
-        baseline = key.removesuffix(f"_{protocol}") if protocol else key
-        choice = (results.get("baseline_choices") or {}).get(key)
-        found.append(_measure(result, protocol or next(iter(protocols)), baseline, key, accuracy, choice))
+    for baseline, protocol in product(BASELINES, protocols):
+        one = baseline_of(results, protocol, baseline)
+        found += [_measure(result, protocol, baseline, one.key, one.accuracy, one.selected)] if one else []
     return [measure for measure in found if measure.accuracy is not None]
 
 
 def _measure(
-    result: Result, protocol: str, baseline: str | None, key: str, accuracy: float, selected: dict[str, Any] | None
+    result: Result, protocol: str, baseline: str | None, key: str, accuracy: float, selected: Chosen | None
 ) -> Measure:
     results, arrays = result.results, result.predictions
     shared = {name: value for name, value in (results["protocol"] or {}).items() if name != "name"}

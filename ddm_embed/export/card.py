@@ -236,7 +236,9 @@ def _probe(result: Result, frozen: Frozen, choice: Choice) -> str:
         ("commit", _commit(manifest)),
         ("measured", manifest.get("created", "")),
     ]
-    return "\n".join([*lines, "", _rows(facts)] + [f"\nWarning of the probe: {text}" for text in found["warnings"]])
+    return "\n".join(
+        [*lines, "", _rows(facts)] + [f"\nWarning of the probe: {text}" for text in found.get("warnings") or []]
+    )
 
 
 def _limits(frozen: Frozen, choice: Choice, measured: Measured) -> list[str]:

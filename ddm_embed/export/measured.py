@@ -1,12 +1,13 @@
 """What was measured of a run, for its model card: the results of its probes, under what, and where they came from."""
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ddm_embed import config as config_lib
 from ddm_embed.compare.runs import Measure, Result, measures, read_runs
 from ddm_embed.errors import UserError
+from ddm_embed.results import main_protocol
+from ddm_embed.results import read as read_results
 
 
 class Measured(NamedTuple):
@@ -35,11 +36,10 @@ def read(workdir: Path) -> Measured:
 def _without_labels(place: Path) -> str | None:
     """Why a probe ran no protocol, where it says so."""
     try:
-        results = json.loads((place / "results.json").read_text())
-    except (OSError, ValueError):
+        results = read_results((place / "results.json").read_text(), place, "probe again")
+    except (OSError, UserError):
         return None
-    found = isinstance(results, dict) and "protocols" not in results and results.get("warnings")
-    return found[0] if found else None
+    return results["warnings"][0] if "protocols" not in results and results.get("warnings") else None
 
 
 def best_level(measured: Measured, feature: str) -> tuple[float, str] | None:
@@ -50,8 +50,7 @@ def best_level(measured: Measured, feature: str) -> tuple[float, str] | None:
             for point in result.results.get("profile") or []
             if point["feature"] == feature and point["t"] is not None
         ]
-        main = next(iter(result.results["protocols"] or {}), None)
-        points = [point for point in points if point["protocol"] == main]
+        points = [point for point in points if point["protocol"] == main_protocol(result.results)]
         if points:
             best = max(points, key=lambda point: point["validation_accuracy"])
             step = result.results["checkpoint_step"]
@@ -74,5 +73,4 @@ def held_out(result: Result, feature: str, t: float) -> dict[str, float]:
 
 def spread(result: Result, protocol: str) -> float | None:
     """The standard deviation of a test accuracy over the draws that the protocol makes, where it makes several."""
-    entry: dict[str, Any] = result.results["protocols"][protocol]
-    return entry.get("test_accuracy_std")
+    return result.results["protocols"][protocol].get("test_accuracy_std")

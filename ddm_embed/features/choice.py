@@ -1,14 +1,14 @@
 """Which feature, at which noise level, is a run's embedding: the probe's choice where there is one."""
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
 from ddm_embed.models.build import Models
+from ddm_embed.results import Results, read
 
 # Where nothing has chosen: z and the encoder are of most use at low to middle levels, on every dataset tried so far.
 USUAL = 0.2
@@ -60,7 +60,7 @@ def check_feature(feature: str, names: list[str]) -> None:
         raise UserError(f"feature={feature!r}: this run has none of that name; use one of {', '.join(names)}")
 
 
-def _probes(workdir: Path) -> list[tuple[str, dict[str, Any]]]:
+def _probes(workdir: Path) -> list[tuple[str, Results]]:
     """(name, results) of all probes: the default's first, then from the newest on."""
     folder, first = workdir / "probe", config_lib.probe_default().name
     if not folder.exists():
@@ -68,11 +68,12 @@ def _probes(workdir: Path) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for place in folder.iterdir():
         try:
-            results = json.loads((place / "results.json").read_text())
-            created = results["manifest"]["created"]
-        except (FileNotFoundError, NotADirectoryError, KeyError):
-            continue  # not yet written, or by a version that did not date them
-        except json.JSONDecodeError as error:
-            raise UserError(f"{place}/results.json is not JSON ({error}); probe again, or delete it") from error
+            text = (place / "results.json").read_text()
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # not yet written
+        results = read(text, place / "results.json", "probe again, or delete it")
+        created = (results.get("manifest") or {}).get("created")
+        if created is None:
+            continue  # by a version that did not date them
         found.append((place.name == first, created, place.name, results))
     return [(name, results) for _, _, name, results in sorted(found, key=lambda f: f[:3], reverse=True)]

@@ -28,6 +28,7 @@ from ddm_embed.probe.measures import memorisation
 from ddm_embed.probe.pixels import pixel_features
 from ddm_embed.probe.protocols import HEADS, PROTOCOLS, check
 from ddm_embed.probe.unlabelled import make_atlas, measure
+from ddm_embed.results import BASELINE_HEADS, Results, baseline_key, figures, labelled, main_protocol
 from ddm_embed.validate import validate
 
 logger = logging.getLogger("ddm_embed")
@@ -50,7 +51,7 @@ class Evaluation(NamedTuple):
     """results: what `results.json` holds. predictions: classes of the test images by protocol, [draw, test], and under
     `NAME/right` which of them are right. atlas: what `evaluate.atlas` describes; empty if not asked for."""
 
-    results: dict[str, Any]
+    results: Results
     predictions: dict[str, np.ndarray]
     atlas: Atlas
 
@@ -88,7 +89,7 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     timing = {"features_s": time.perf_counter() - begin, "features_gib": bank.nbytes / GIB}
     timing["kept"] = "memory" if bank.folder is None else "disk"
     logger.info("%s, in %.0f s", describe_size(bank), timing["features_s"])
-    results = {
+    results: Results = {
         "dataset": source.name,
         "kind": "sequences" if is_sequence(source.image_shape) else "images",
         "name": config.name,
@@ -135,19 +136,17 @@ def judge_all(bench: Bench) -> dict[str, Judged]:
 
 
 def judge_baselines(bench: Bench) -> dict[str, Judged]:
-    """Pixels and their principal components under ridge (`pixels`, `pca`) and neighbours (`pixels_knn`, `pca_knn`)."""
+    """Pixels and their principal components under `BASELINE_HEADS`, by `baseline_key`."""
     logger.info("fitting the baselines")
     judged, config, fold = {}, bench.config, bench.fold
     labels = jnp.asarray(bench.labels)
     pixels = pixel_features(bench.images, bench.test_images, bench.choosing[fold.fit])
-    for head in (HEADS["ridge"](config), HEADS["knn"](config)):
+    for head in (HEADS[name](config) for name in BASELINE_HEADS):
         for name, (train, test) in pixels.items():
             bank = bank_of({name: train[bench.choosing]})
             (entry,) = sweep(head, bank, [Key(name, None)], fold, bench.mesh, config.seed)
             predicted = predict(head, entry.hyper, train, labels, test, bench.classes, config.seed)
-            judged[name if head.name == "ridge" else f"{name}_{head.name}"] = Judged(
-                head.settings, head.hyper, [entry], entry, [predicted]
-            )
+            judged[baseline_key(name, head.name)] = Judged(head.settings, head.hyper, [entry], entry, [predicted])
     return judged
 
 
@@ -170,7 +169,7 @@ def score_on_test(test: Split, class_ids: Int[np.ndarray, " class"], predictions
     return Scores(accuracy, right, confusion.tolist(), int(np.sum(~known)))
 
 
-def summary(bench: Bench, judged: dict[str, Judged], baselines: dict[str, Judged], scores: Scores) -> dict[str, Any]:
+def summary(bench: Bench, judged: dict[str, Judged], baselines: dict[str, Judged], scores: Scores) -> Results:
     """The part of the results that labels made."""
     config, fold = bench.config, bench.fold
     protocols = {
@@ -182,37 +181,30 @@ def summary(bench: Bench, judged: dict[str, Judged], baselines: dict[str, Judged
         }
         for name, j in judged.items()
     }
-    main = next(iter(protocols.values()))
-    return {
-        "protocol": {
-            "selection": "feature, t and hyper-parameter of highest accuracy on held-out training images",
-            "final": "the chosen head fitted again on all training images; test labels read once",
-            "parameters": "EMA",
-            "times": list(config.times),  # codes that are the same at all of them are read once
-            "selection_fit_images": len(fold.fit),
-            "selection_validation_images": len(fold.validation),
-            "training_images": len(bench.images),
-            "test_images": len(bench.test_images),
-            "classes": bench.classes,
-            "noise_draws": config.noise_draws,
-            "averaged_draws": config.averaged_draws,
-        },
-        "protocols": protocols,
-        "profile": [entry._asdict() for j in judged.values() for entry in j.profile],
-        "selected": main["selected"],
-        **figures(scores.accuracy[next(iter(protocols))]),
-        "baselines": {name: scores.accuracy[name][0] for name in baselines},
-        "baseline_choices": {name: point(j.selected) for name, j in baselines.items()},
-        "confusion": scores.confusion,
+    definition = {
+        "selection": "feature, t and hyper-parameter of highest accuracy on held-out training images",
+        "final": "the chosen head fitted again on all training images; test labels read once",
+        "parameters": "EMA",
+        "times": list(config.times),  # codes that are the same at all of them are read once
+        "selection_fit_images": len(fold.fit),
+        "selection_validation_images": len(fold.validation),
+        "training_images": len(bench.images),
+        "test_images": len(bench.test_images),
+        "classes": bench.classes,
+        "noise_draws": config.noise_draws,
+        "averaged_draws": config.averaged_draws,
     }
+    profile = [entry._asdict() for j in judged.values() for entry in j.profile]
+    compared = {name: (scores.accuracy[name][0], point(j.selected)) for name, j in baselines.items()}
+    return labelled(definition, protocols, profile, compared, scores.confusion)
 
 
-def memorised(results: dict[str, Any]) -> dict[str, Any]:
+def memorised(results: Results) -> dict[str, Any]:
     """Whether the chosen feature's profile falls steadily from t = 0, as when a model memorises.
 
     If it does, a warning is added to the results.
     """
-    main, feature = next(iter(results["protocols"])), results["selected"]["feature"]
+    main, feature = main_protocol(results), results["selected"]["feature"]
     points = [
         (e["t"], e["validation_accuracy"])
         for e in results["profile"]
@@ -229,14 +221,6 @@ def memorised(results: dict[str, Any]) -> dict[str, Any]:
 
 def point(entry: Entry) -> dict[str, Any]:
     return {name: value for name, value in entry._asdict().items() if name != "protocol"}
-
-
-def figures(accuracy: list[float]) -> dict[str, Any]:
-    return {
-        "test_accuracy": float(np.mean(accuracy)),
-        "test_accuracy_std": float(np.std(accuracy)),
-        "test_accuracy_draws": accuracy,
-    }
 
 
 def names_of(source: Source, class_ids: Int[np.ndarray, " class"] | None) -> list[str] | None:

@@ -10,7 +10,8 @@ from ddm_embed.probe.atlas import Atlas
 from ddm_embed.report import charts, document, tables
 from ddm_embed.report import images as pictures
 from ddm_embed.report.document import section
-from ddm_embed.report.tables import Results, percent, value
+from ddm_embed.report.tables import percent, value
+from ddm_embed.results import Results, baseline_of, main_protocol
 from ddm_embed.runs.files import write_whole
 
 MEASURES = {
@@ -80,7 +81,7 @@ def headline(results: Results) -> str:
     cards = []
     if results.get("test_accuracy") is not None:
         draws = (results.get("protocol") or {}).get("noise_draws")
-        told_of = [escape(next(iter(results.get("protocols") or {}), ""))]
+        told_of = [escape(main_protocol(results) or "")]
         if results.get("test_accuracy_std") is not None and draws:
             told_of.append(f"&plusmn; {100 * results['test_accuracy_std']:.2f} over {draws} draws of the noise")
         cards.append(("Test accuracy", percent(results["test_accuracy"]), ", ".join(filter(None, told_of))))
@@ -88,10 +89,12 @@ def headline(results: Results) -> str:
         t = "no noise level" if chosen.get("t") is None else f"t = {chosen['t']:g}"
         settled = f", {_hyper(results)} {value(chosen['hyper'])}" if chosen.get("hyper") is not None else ""
         cards.append(("Chosen", escape(chosen["feature"]), f"{t}{settled}, on held-out training images"))
-    pixels = (results.get("baselines") or {}).get("pixels")
-    if pixels is not None and results.get("test_accuracy") is not None:
-        gain = 100 * (results["test_accuracy"] - pixels)
-        cards.append((f"From {tables.raw(results)}", percent(pixels), f"the same head; features {gain:+.2f} points"))
+    pixels = baseline_of(results, main_protocol(results))
+    if pixels and results.get("test_accuracy") is not None:
+        gain = 100 * (results["test_accuracy"] - pixels.accuracy)
+        cards.append(
+            (f"From {tables.raw(results)}", percent(pixels.accuracy), f"the same head; features {gain:+.2f} points")
+        )
     cards.append(
         ("Checkpoint", f"step {results['checkpoint_step']:,}".replace(",", "&thinsp;"), escape(_seeds(results)))
     )
@@ -124,10 +127,10 @@ def profile(results: Results, styles: dict[str, charts.Style]) -> str:
     """A chart a protocol, behind tabs, and all numbers as a table."""
     raw = tables.raw(results)
     panels, points = {}, results.get("profile") or []
-    for place, name in enumerate(dict.fromkeys(point["protocol"] for point in points)):
+    for name in dict.fromkeys(point["protocol"] for point in points):
         own = [p for p in points if p["protocol"] == name and p["t"] is not None]
-        key = "pixels" if place == 0 else f"pixels_{name}"
-        pixels = ((results.get("baseline_choices") or {}).get(key) or {}).get("validation_accuracy")
+        baseline = baseline_of(results, name)
+        pixels = baseline and baseline.selected.get("validation_accuracy")
         chosen = ((results.get("protocols") or {}).get(name) or {}).get("selected") or {}
         mark = None if chosen.get("t") is None else (chosen["t"], chosen["validation_accuracy"])
         drawn = _lines(own, "validation_accuracy", styles)

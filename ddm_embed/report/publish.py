@@ -1,7 +1,6 @@
 """A probe's results as JSON, as a picture and as text."""
 
 import io
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from ddm_embed.probe.atlas import write_atlas
 from ddm_embed.probe.evaluate import Evaluation
 from ddm_embed.report.page import write_page
 from ddm_embed.report.tables import raw
+from ddm_embed.results import BASELINES, Results, baseline_key, baseline_of, main_protocol
+from ddm_embed.results import write as to_text
 from ddm_embed.runs.files import write_whole
 
 TITLES = {"ridge": "ridge (linear probe)", "knn": "{neighbours} nearest neighbours", "logistic": "logistic regression"}
@@ -44,10 +45,10 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     trained = [path for path in samples if path.stem.isdigit()]
     shown = trained[-1:] + [path for path in samples if not path.stem.isdigit()]
     write_page(evaluation.results, evaluation.atlas, shown, folder)
-    write_whole(folder / "results.json", json.dumps(evaluation.results, indent=1) + "\n")
+    write_whole(folder / "results.json", to_text(evaluation.results))
 
 
-def table(results: dict[str, Any]) -> str:
+def table(results: Results) -> str:
     """Each feature at its best noise level under each protocol, the baselines, and what was chosen; accuracies."""
     shown = with_profile(results)
     best = {}
@@ -59,10 +60,8 @@ def table(results: dict[str, Any]) -> str:
     for feature in dict.fromkeys(name for name, _ in best):
         cells = [best.get((feature, name)) for name in shown]
         lines.append(f"  {feature:<24}" + "".join(_cell(cell) for cell in cells))
-    baselines = {"ridge": "", "knn": "_knn"}  # what the names of the baselines under each protocol end with
-    choices = results["baseline_choices"]
-    for name in ("pixels", "pca"):
-        cells = [choices.get(name + baselines.get(protocol, "/")) for protocol in shown]
+    for name in BASELINES:
+        cells = [results["baseline_choices"].get(baseline_key(name, protocol)) for protocol in shown]
         lines.append(f"  {name.replace('pixels', raw(results)):<24}" + "".join(_cell(cell) for cell in cells))
     lines.append("")
     lines.append(f"{'test images':<26}{'accuracy':>12}{'+-':>9}   chosen")
@@ -81,7 +80,7 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def with_profile(results: dict[str, Any]) -> list[str]:
+def with_profile(results: Results) -> list[str]:
     """The protocols that judge every feature at every noise level."""
     points = [entry["protocol"] for entry in results["profile"] if entry["t"] is not None]
     counts = {name: points.count(name) for name in results["protocols"]}
@@ -95,18 +94,17 @@ def _cell(entry: dict[str, Any] | None) -> str:
     return f"{entry['validation_accuracy']:12.4f}{t:>6}"
 
 
-def last_line(results: dict[str, Any]) -> str:
+def last_line(results: Results) -> str:
     if "protocols" not in results:
         return "not probed with labels: " + results["warnings"][0]
     chosen = results["selected"]
     where = f"feature={chosen['feature']}" + ("" if chosen["t"] is None else f", t={chosen['t']:g}")
-    return (
-        f"test accuracy {results['test_accuracy']:.4f} +- {results['test_accuracy_std']:.4f} "
-        f"({where}; {raw(results)} {results['baselines']['pixels']:.4f})"
-    )
+    pixels = baseline_of(results, main_protocol(results))
+    where += f"; {raw(results)} {pixels.accuracy:.4f}" if pixels else ""
+    return f"test accuracy {results['test_accuracy']:.4f} +- {results['test_accuracy_std']:.4f} ({where})"
 
 
-def draw_profile(results: dict[str, Any], path: Path) -> None:
+def draw_profile(results: Results, path: Path) -> None:
     """Accuracy over noise level, a line a feature, a panel a protocol that has a profile."""
     from matplotlib.figure import Figure
 
@@ -115,15 +113,14 @@ def draw_profile(results: dict[str, Any], path: Path) -> None:
         return  # few labels alone, for instance, choose feature by feature of each draw
     figure = Figure(figsize=(1.6 + 4.7 * len(protocols), 4.6), layout="constrained")
     panels = figure.subplots(1, len(protocols), squeeze=False)[0]
-    baselines = {"ridge": "pixels", "knn": "pixels_knn"}
     for axes, name in zip(panels, protocols, strict=True):
         entries = [entry for entry in results["profile"] if entry["protocol"] == name]
         for feature, style in _styles([entry["feature"] for entry in entries]).items():
             points = [(e["t"], e["validation_accuracy"]) for e in entries if e["feature"] == feature]
             axes.plot(*zip(*points, strict=True), label=feature, marker="." if len(points) == 1 else None, **style)
-        if name in baselines:
-            baseline = results["baseline_choices"][baselines[name]]["validation_accuracy"]
-            axes.axhline(baseline, color="0.4", linestyle=":", label=raw(results))
+        baseline = baseline_of(results, name)
+        if baseline:
+            axes.axhline(baseline.selected["validation_accuracy"], color="0.4", linestyle=":", label=raw(results))
         chosen = results["protocols"][name]["selected"]
         axes.plot(
             chosen["t"], chosen["validation_accuracy"], "o", markersize=11, markerfacecolor="none", color="black",
@@ -134,9 +131,10 @@ def draw_profile(results: dict[str, Any], path: Path) -> None:
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("accuracy on held-out training images")
     panels[-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+    pixels = baseline_of(results, main_protocol(results))
     figure.suptitle(
-        f"{results['dataset']}, step {results['checkpoint_step']}: test accuracy "
-        f"{results['test_accuracy']:.4f}, from {raw(results)} {results['baselines']['pixels']:.4f}"
+        f"{results['dataset']}, step {results['checkpoint_step']}: test accuracy {results['test_accuracy']:.4f}"
+        + (f", from {raw(results)} {pixels.accuracy:.4f}" if pixels else "")
     )
     save(figure, path)
 

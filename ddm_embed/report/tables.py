@@ -11,8 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ddm_embed.report import document
-
-Results = dict[str, Any]
+from ddm_embed.results import BASELINES, Results, baseline_of, trajectory_readers
 
 LARGEST_TABLE = 40  # classes of a confusion matrix that is shown whole
 PAIRS = 12  # most confused pairs that are listed
@@ -39,9 +38,10 @@ def raw(results: Results) -> str:
 
 def protocols(results: Results) -> str:
     """Test accuracy of every protocol, what it chose, and the same heads on pixels."""
-    rows, scores = [], results.get("baselines") or {}
-    for place, (name, found) in enumerate((results.get("protocols") or {}).items()):
-        chosen, suffix = found.get("selected") or {}, "" if place == 0 else f"_{name}"
+    rows = []
+    for name, found in (results.get("protocols") or {}).items():
+        chosen = found.get("selected") or {}
+        compared = [baseline_of(results, name, baseline) for baseline in BASELINES]
         spread = found.get("test_accuracy_std")
         spread = "" if spread is None else f" <small>&plusmn;&nbsp;{100 * spread:.2f}</small>"
         accuracy = found.get("test_accuracy")
@@ -49,8 +49,8 @@ def protocols(results: Results) -> str:
         hyper = "-" if chosen.get("hyper") is None else f"{escape(found.get('hyper') or '')} {value(chosen['hyper'])}"
         rows.append([
             escape(name), f"{percent(accuracy)}{spread}{bar}", value(chosen.get("feature")), value(chosen.get("t")),
-            hyper, percent(chosen.get("validation_accuracy")), percent(scores.get(f"pixels{suffix}")),
-            percent(scores.get(f"pca{suffix}")),
+            hyper, percent(chosen.get("validation_accuracy")),
+            *(percent(one and one.accuracy) for one in compared),
         ])  # fmt: skip
     if not rows:
         return ""
@@ -109,26 +109,24 @@ def _matrix(counts: Int[np.ndarray, "class class"], totals: Int[np.ndarray, " cl
 
 
 def readers(results: Results) -> str:
-    """The readers of several noise levels under the best single one."""
-    found = results.get("trajectory")
-    if not found:
+    """The readers of several noise levels, and what each gains over the best single one."""
+    found = trajectory_readers(results)
+    if not found.keys() - {"single"}:
         return ""
-    single = found.get("single") or {}
-    first = [
-        "best single t",
-        f"t={value(single.get('t'))}",
-        "-",
-        single.get("validation_accuracy"),
-        single.get("test_accuracy"),
-    ]
-    lines = [first, *([r["reader"], f"k={r['k']}", value(r.get("hyper")), r.get("validation_accuracy"),
-                       r.get("test_accuracy")] for r in found.get("readers") or [])]  # fmt: skip
+    single = found.get("single", {}).get("test_accuracy")
     rows = []
-    for name, levels, hyper, held, test in lines:
-        gain = "" if None in (test, first[4]) or name == first[0] else f"{100 * (test - first[4]):+.2f}"
-        rows.append([escape(name), escape(levels), hyper, percent(held), percent(test), gain])
+    for name, entry in found.items():
+        chosen, test = entry.get("selected") or {}, entry.get("test_accuracy")
+        levels = (chosen.get("feature") or "").partition("@")[2]  # as in z@5
+        levels = f"k={levels}" if chosen.get("t") is None else f"t={value(chosen['t'])}"
+        hyper = "-" if chosen.get("hyper") is None else f"{escape(entry.get('hyper') or '')} {value(chosen['hyper'])}"
+        gain = "" if name == "single" or None in (test, single) else f"{100 * (test - single):+.2f}"
+        called = "best single t" if name == "single" else name
+        held = percent(chosen.get("validation_accuracy"))
+        rows.append([escape(called), escape(levels), hyper, held, percent(test), gain])
     head = ("reader", "noise levels", "setting", "held out", "test accuracy", "gain, points")
-    return document.table(head, rows, f"Readers of {found.get('feature', 'the feature')}")
+    feature = (next(iter(found.values())).get("settings") or {}).get("feature", "the feature")
+    return document.table(head, rows, f"Readers of {feature}")
 
 
 def manifest(results: Results, folder: Path) -> str:

@@ -244,7 +244,7 @@ def test_csv_and_markdown_hold_every_number_with_its_manifest(tmp_path):
     made = [make_results("a|b", s, 0.9) for s in (0, 1)] + [make_results("<i>*c*", 0, 0.8, dirty=True)]
     found = tables(runs(tmp_path, *made))
     lines = list(csv.DictReader(io.StringIO(report.to_csv(found))))
-    assert len(lines) == 5 * (2 + 2)
+    assert len(lines) == 5 * 2 + 2 * 2
     line = next(one for one in lines if one["row"] == "a|b" and one["protocol"] == "knn")
     values = [results["protocols"]["knn"]["test_accuracy"] for results in made[:2]]
     assert float(line["mean"]) == pytest.approx(np.mean(values), abs=1e-6) and line["n"] == "2"
@@ -261,7 +261,7 @@ def test_csv_and_markdown_hold_every_number_with_its_manifest(tmp_path):
         widths = {len(re.split(r"(?<!\\)\|", line)) for line in block}
         assert len(widths) == 1, block
     numbers = blocks[-1]
-    assert len(numbers) == 2 + 5 * (3 + 2) and all("7799bd761d" in line for line in numbers[2:])
+    assert len(numbers) == 2 + 5 * 3 + 2 * 2 and all("7799bd761d" in line for line in numbers[2:])
     assert r"\<i\>\*c\*" in text and r"a\|b" in text and "<b>" not in text
 
 

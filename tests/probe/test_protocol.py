@@ -20,6 +20,7 @@ from ddm_embed.probe import evaluate as protocol
 from ddm_embed.probe.engine import sweep
 from ddm_embed.probe.protocols import HEADS
 from ddm_embed.report.publish import publish
+from ddm_embed.results import read
 from ddm_embed.runs.checkpoint import restore_ema
 from ddm_embed.train.loop import train
 
@@ -140,7 +141,7 @@ def test_a_large_set_is_chosen_on_a_sample_and_fitted_whole(tiny_run, probe, res
 
 def test_results_are_written_printed_and_drawn(evaluation, results, tmp_path, capsys):
     publish(evaluation, tmp_path)
-    assert json.loads((tmp_path / "results.json").read_text())["selected"] == results["selected"]
+    assert read((tmp_path / "results.json").read_text(), tmp_path, "") == json.loads(json.dumps(results))
     assert (tmp_path / "profile.png").read_bytes()[:4] == b"\x89PNG"
     lines = capsys.readouterr().out.splitlines()
     pattern = r"test accuracy 0\.\d{4} \+- 0\.\d{4} \(feature=\w+, t=[\d.]+; pixels 0\.\d{4}\)"

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from probed import FEATURES, NAMES, make_results, write_run
+from probed import FEATURES, NAMES, PROTOCOLS, TRAJECTORY, make_results, write_run
 
 from ddm_embed.compare import report
 from ddm_embed.compare.runs import read_runs
@@ -65,7 +65,7 @@ def without_labels():
     results = make_results(dataset="folder")
     for point in results["measures"]["profile"]:
         point["retrieval_map"] = None
-    absent = ("classes", "confusion", "selected", "test_accuracy", "test_accuracy_std", "trajectory")
+    absent = ("classes", "confusion", "selected", "test_accuracy", "test_accuracy_std")
     return results | dict.fromkeys(absent) | {"protocols": {}, "profile": [], "baselines": {}, "baseline_choices": {}}
 
 
@@ -79,7 +79,8 @@ def pictures(tmp_path_factory):
 
 
 def test_the_page_is_one_sound_file_with_every_section_linked_and_every_image_described(tmp_path, pictures):
-    path = write_page(make_results(), made_atlas(), pictures, tmp_path / "probe" / "linear")
+    results = make_results(protocols=[*PROTOCOLS, *TRAJECTORY])
+    path = write_page(results, made_atlas(), pictures, tmp_path / "probe" / "linear")
     assert path == tmp_path / "probe" / "linear" / "report.html" and path.stat().st_size < 3e6
     text = path.read_text()
     found = Balanced(text)
@@ -104,6 +105,17 @@ def test_the_page_states_what_was_measured(tmp_path):
     assert all(feature in shown for feature in FEATURES)
 
 
+def test_readers_of_a_trajectory_are_set_against_the_best_single_level(tmp_path):
+    results = make_results(protocols=["ridge", *TRAJECTORY])
+    section = page(results, {}, [], tmp_path).partition('id="readers"')[2].partition("</section>")[0]
+    single, mean = (results["protocols"][f"trajectory_{name}"] for name in ("single", "mean"))
+    assert f"t={single['selected']['t']:g}" in section and "Readers of z<" in section
+    assert f"k={mean['selected']['feature'].removeprefix('z@')}" in section
+    assert f"{100 * (mean['test_accuracy'] - single['test_accuracy']):+.2f}" in section
+    alone = make_results(protocols=["ridge", "trajectory_single"])
+    assert 'id="readers"' not in page(alone, {}, [], tmp_path)
+
+
 def test_names_are_escaped_everywhere(tmp_path):
     bad = """<script>alert("1")</script>&'"""
     classes = [bad, *NAMES[1:]]
@@ -114,8 +126,8 @@ def test_names_are_escaped_everywhere(tmp_path):
             point["feature"] = bad if point["feature"] == "z" else point["feature"]
     results["measures"]["cka"]["keys"] = [[bad, t] for _, t in results["measures"]["cka"]["keys"]]
     results["selected"] = results["selected"] | {"feature": bad}
-    results["trajectory"]["readers"][0]["reader"] = bad
-    results["protocols"] = {bad: results["protocols"]["ridge"]}
+    ridge = results["protocols"]["ridge"]
+    results["protocols"] = {bad: ridge, f"trajectory_{bad}": ridge | {"settings": {"feature": bad}}}
     made = made_atlas()
     made["map/feature"] = made["strips/feature"] = np.asarray(bad)
     text = page(results, made, [], tmp_path)

@@ -1,0 +1,203 @@
+"""results.json, what a probe found: its form, how it is written, and how it is read."""
+
+import json
+import types
+from typing import Any, NamedTuple, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+
+import numpy as np
+
+from ddm_embed.errors import UserError
+
+BASELINES = ("pixels", "pca")  # what heads read in place of a run's features
+BASELINE_HEADS = ("ridge", "knn")  # the protocols whose heads read them
+TRAJECTORY = "trajectory_"  # what the names of protocols that read several noise levels begin with
+
+
+class Point(TypedDict):
+    """A feature at a noise level under a protocol, at its best hyper-parameter, judged on held-out training images."""
+
+    protocol: str
+    feature: str
+    t: float | None
+    hyper: NotRequired[float | None]
+    validation_accuracy: float | None
+
+
+class Chosen(TypedDict, total=False):
+    """The point that a protocol chose."""
+
+    feature: str | None
+    t: float | None
+    hyper: float | None
+    validation_accuracy: float | None
+
+
+class Protocol(TypedDict):
+    """What a protocol is, what it chose, and its test accuracy: mean, deviation and each of its draws."""
+
+    settings: NotRequired[dict[str, Any] | None]
+    hyper: NotRequired[str | None]
+    selected: NotRequired[Chosen | None]
+    test_accuracy: float | None
+    test_accuracy_std: NotRequired[float | None]
+    test_accuracy_draws: NotRequired[list[float] | None]
+
+
+class Results(TypedDict, total=False):
+    """All that results.json holds. Without labels there is nothing from `protocol` to `confusion`.
+
+    The first of `protocols` is the main one, whose choice and accuracy stand at the top too. A baseline's key is given
+    by `baseline_key`.
+    """
+
+    dataset: str
+    kind: str
+    name: str
+    checkpoint_step: int
+    seeds: dict[str, int] | None
+    classes: list[str] | None
+    warnings: list[str] | None
+    protocol: dict[str, Any] | None
+    protocols: dict[str, Protocol] | None
+    profile: list[Point] | None
+    selected: Chosen | None
+    test_accuracy: float | None
+    test_accuracy_std: float | None
+    test_accuracy_draws: list[float] | None
+    baselines: dict[str, float | None] | None
+    baseline_choices: dict[str, Chosen | None] | None
+    confusion: list[list[int]] | None
+    measures: dict[str, Any] | None
+    timing: dict[str, Any] | None
+    manifest: dict[str, Any]
+
+
+class Baseline(NamedTuple):
+    """A baseline under one head. key: its name in results.json and predictions.npz."""
+
+    key: str
+    accuracy: float
+    selected: Chosen
+
+
+def baseline_key(baseline: str, protocol: str) -> str:
+    """`pixels` is ridge's, whatever other protocols there are and in whatever order; `pixels_knn` is that of knn."""
+    return baseline if protocol == "ridge" else f"{baseline}_{protocol}"
+
+
+def baseline_of(results: Results, protocol: str | None, baseline: str = "pixels") -> Baseline | None:
+    """A baseline under this protocol's own head; None where that head was not run on it."""
+    key = baseline_key(baseline, protocol or "")
+    accuracy = (results.get("baselines") or {}).get(key)
+    return None if accuracy is None else Baseline(key, accuracy, (results.get("baseline_choices") or {}).get(key) or {})
+
+
+def main_protocol(results: Results) -> str | None:
+    """The first protocol's name; None where none was run."""
+    return next(iter(results.get("protocols") or {}), None)
+
+
+def trajectory_readers(results: Results) -> dict[str, Protocol]:
+    """The protocols that read a trajectory, under their readers' names; `single` is the best single level."""
+    found = results.get("protocols") or {}
+    return {name.removeprefix(TRAJECTORY): found[name] for name in found if name.startswith(TRAJECTORY)}
+
+
+def figures(accuracy: list[float]) -> dict[str, Any]:
+    """The test accuracies of every draw, as results.json has them."""
+    return {
+        "test_accuracy": float(np.mean(accuracy)),
+        "test_accuracy_std": float(np.std(accuracy)),
+        "test_accuracy_draws": accuracy,
+    }
+
+
+def labelled(
+    definition: dict[str, Any],
+    protocols: dict[str, Protocol],
+    profile: list[Point],
+    baselines: dict[str, tuple[float, Chosen]],
+    confusion: list[list[int]],
+) -> Results:
+    """The part of the results that labels made.
+
+    Args:
+      definition: what all protocols have in common. protocols: the main one first. profile: every point of all.
+      baselines: test accuracy and choice, by `baseline_key`. confusion: of the main protocol's first draw, how many
+        images of each class (rows) were given to each.
+    """
+    main = next(iter(protocols.values()))
+    return {
+        "protocol": definition,
+        "protocols": protocols,
+        "profile": profile,
+        "selected": main["selected"],
+        **figures(main["test_accuracy_draws"]),
+        "baselines": {key: accuracy for key, (accuracy, _) in baselines.items()},
+        "baseline_choices": {key: chosen for key, (_, chosen) in baselines.items()},
+        "confusion": confusion,
+    }
+
+
+def write(results: Results) -> str:
+    """The text of results.json."""
+    return json.dumps(results, indent=1) + "\n"
+
+
+def read(text: str, file: Any, mend: str, required: tuple[str, ...] = ()) -> Results:
+    """The results in a text of any version.
+
+    Args:
+      text: of results.json. file, mend: where it is, and what to do about it, for messages.
+      required: fields that must be there, those of fields after a dot: `manifest.run`.
+
+    Raises:
+      UserError: it is no JSON object, lacks a required field, or has one of another type.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{file}: not readable as JSON ({error}); {mend}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: holds {_shown(found)}, expected an object; {mend}")
+    outer = [name for name in required if "." not in name and name not in found]
+    lacking = outer or [name for name in required if "." in name and not _has(found, *name.split("."))]
+    if lacking:
+        raise UserError(f"{file}: of an older version, without {', '.join(lacking)}; {mend}")
+    wrong = _wrong(found, Results, "")
+    if wrong:
+        raise UserError(f"{file}: {wrong}; {mend}")
+    return found
+
+
+def _has(found: dict[str, Any], outer: str, inner: str) -> bool:
+    return inner in (found.get(outer) or {})
+
+
+def _wrong(value: Any, form: Any, at: str) -> str | None:
+    """Where a JSON value is not of a type, and what was expected there; None where it is."""
+    if form is Any:
+        return None
+    if isinstance(form, types.UnionType):  # X | None
+        return None if value is None else _wrong(value, get_args(form)[0], at)
+    kind = dict if is_typeddict(form) else get_origin(form) or form
+    allowed = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
+        words = {dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number"}
+        return f"{at} is {_shown(value)}, expected {words[kind]}"
+    inner = []
+    if is_typeddict(form):
+        lacking = [name for name in sorted(form.__required_keys__) if name not in value]
+        if lacking:
+            return f"{at} is without {', '.join(lacking)}"
+        inner = [(value[name], hint, name) for name, hint in get_type_hints(form).items() if name in value]
+    elif kind is dict and get_args(form)[1] is not Any:
+        inner = [(item, get_args(form)[1], name) for name, item in value.items()]
+    elif kind is list:
+        inner = [(item, get_args(form)[0], str(place)) for place, item in enumerate(value)]
+    return next(filter(None, (_wrong(item, hint, f"{at}.{name}".lstrip(".")) for item, hint, name in inner)), None)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
