@@ -285,7 +285,7 @@ def test_a_write_that_fails_leaves_nothing(export, tmp_path, monkeypatch):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from ddm_embed.exporting import written
+from ddm_embed.export import written
 sync, synced = os.fsync, []
 def fsync(file):
     synced.append(sync(file))
