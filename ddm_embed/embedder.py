@@ -16,12 +16,11 @@ from sklearn.utils.validation import validate_data
 from ddm_embed import config as config_lib
 from ddm_embed.data.inputs import as_model_input, as_sequences, as_uint8
 from ddm_embed.errors import UserError
-from ddm_embed.features.choice import check_feature
-from ddm_embed.features.exported import open_export
-from ddm_embed.features.opened import open_once
-from ddm_embed.features.run import Frozen, check_levels
+from ddm_embed.features.exported import open_export, open_once
+from ddm_embed.features.run import Run, check_levels
 from ddm_embed.runs import files
 from ddm_embed.train.pretrain import pretrain
+from ddm_embed.validate import check_feature
 
 Levels = float | Sequence[float] | str | None
 
@@ -162,14 +161,14 @@ class Embedder(TransformerMixin, BaseEstimator):
         told = [f"{feature}_t{t:g}" for t in levels] if len(levels) > 1 else [feature]
         return np.array([f"{name}_{i}" for name in told for i in range(frozen.width(feature))], dtype=object)
 
-    def _frozen(self) -> Frozen:
+    def _frozen(self) -> Run:
         if self.run is not None and getattr(self, "run_", None) != self.run:  # set_params may name another one
             self._open(open_once)
         if not hasattr(self, "frozen_"):
             raise NotFittedError("this Embedder has learned nothing yet: call fit, or give it a run")
         return self.frozen_
 
-    def _open(self, open_place: Callable[[Path], Frozen]) -> None:
+    def _open(self, open_place: Callable[[Path], Run]) -> None:
         frozen = open_place(files.place(str(self.run)))
         if self.feature is not None:
             check_feature(self.feature, frozen.names)

@@ -285,3 +285,9 @@ def _check_ranges(config: ConfigDict, ranges: dict) -> None:
         if low or high or value != value:
             bound = f"at least {least}" if most is None else f"between {least} and {most}"
             raise UserError(f"config.{name}={value}; expected {bound}")
+
+
+def check_feature(feature: str, names: list[str]) -> None:
+    """Raises UserError unless a run offers this feature."""
+    if feature not in names:
+        raise UserError(f"feature={feature!r}: this run has none of that name; use one of {', '.join(names)}")

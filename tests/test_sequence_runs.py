@@ -17,7 +17,7 @@ from ddm_embed import config as config_lib
 from ddm_embed.data.sources import open_source
 from ddm_embed.data.types import read_all
 from ddm_embed.errors import UserError
-from ddm_embed.features.trained import restore
+from ddm_embed.features.run import open_run
 from ddm_embed.methods import presets as arms
 from ddm_embed.methods import system
 from ddm_embed.models import build
@@ -152,7 +152,7 @@ def test_a_streamed_run_ends_as_a_resident_one(signal_run, signals, tmp_path):
     config, workdir = signal_run
     config = config_of(signals, **{"embedding.drop": 0.1, "data.augment": "crop", "data.resident_gib": 0.0})
     train(config, tmp_path / "run")
-    a, b = (restore(config, place, (1, 64, 1)).params for place in (workdir, tmp_path / "run"))
+    a, b = (open_run(place).params for place in (workdir, tmp_path / "run"))
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
@@ -174,7 +174,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(signals, tmp_path):
     for parts in (1, 2):
         config = config_of(signals, **{"train.accumulate": parts})
         train(config, tmp_path / str(parts))
-        runs[parts] = restore(config, tmp_path / str(parts), (1, 64, 1)).params
+        runs[parts] = open_run(tmp_path / str(parts)).params
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), runs[1], runs[2])
 
 

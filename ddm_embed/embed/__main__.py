@@ -22,10 +22,10 @@ from ddm_embed import cli
 from ddm_embed.embed import layout, making
 from ddm_embed.embed.listing import list_images
 from ddm_embed.errors import UserError
-from ddm_embed.features.choice import check_feature
-from ddm_embed.features.opened import open_any
-from ddm_embed.features.run import Frozen, check_levels
+from ddm_embed.features.exported import open_any
+from ddm_embed.features.run import Run, check_levels
 from ddm_embed.runs import files
+from ddm_embed.validate import check_feature
 
 IMAGES = flags.DEFINE_string("images", None, "A folder of images, an image, or a .npy of images or sequences.")
 OUT = flags.DEFINE_string("out", None, "The file to write: .npz, .parquet or .zarr.")
@@ -75,7 +75,7 @@ def embed(arguments: list[str]) -> int:
     return report_bad(outcome.bad)
 
 
-def read_times(text: str | None, frozen: Frozen) -> tuple[float, ...]:
+def read_times(text: str | None, frozen: Run) -> tuple[float, ...]:
     """The noise levels that `--t` asks for.
 
     Raises:

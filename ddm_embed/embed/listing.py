@@ -10,7 +10,7 @@ from PIL import Image
 
 from ddm_embed.data import folder
 from ddm_embed.errors import UserError
-from ddm_embed.features.run import Frozen
+from ddm_embed.features.run import Run
 
 Input = Shaped[np.ndarray, "height width channel"]  # uint8, or float32 of a sequence
 
@@ -38,7 +38,7 @@ class Listing(NamedTuple):
     notes: list[str]
 
 
-def list_images(place: Path, frozen: Frozen) -> Listing:
+def list_images(place: Path, frozen: Run) -> Listing:
     """Looks up what `--images` names; decodes nothing yet.
 
     Args:
@@ -62,7 +62,7 @@ def list_images(place: Path, frozen: Frozen) -> Listing:
     return _of_files(place, [place], [place.name], [""], frozen.image_shape, [], [])
 
 
-def reader_of(root: Path, frozen: Frozen) -> Callable[[str], Input]:
+def reader_of(root: Path, frozen: Run) -> Callable[[str], Input]:
     """A function that reads an image by its name in a file of embeddings; it raises Unreadable.
 
     Args:
@@ -148,7 +148,7 @@ def _stamp(file: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _list_rows(file: Path, frozen: Frozen) -> Listing:
+def _list_rows(file: Path, frozen: Run) -> Listing:
     """The rows of an array; labels from `NAME_labels.npy` beside `NAME_images.npy` or `NAME_sequences.npy`."""
     array = _load(file)
     if not len(array):
@@ -170,7 +170,7 @@ def _load(file: Path) -> np.ndarray:
     return array
 
 
-def _image_reader(array: np.ndarray, file: Path, frozen: Frozen) -> Callable[[int], Input]:
+def _image_reader(array: np.ndarray, file: Path, frozen: Run) -> Callable[[int], Input]:
     shape = frozen.image_shape
     images = array if array.ndim == 4 else array[..., None]
     resize = images.shape[1:3] != shape[:2] and shape[2] in (1, 3)
@@ -190,7 +190,7 @@ def _image_reader(array: np.ndarray, file: Path, frozen: Frozen) -> Callable[[in
     return read
 
 
-def _sequence_reader(array: np.ndarray, file: Path, frozen: Frozen) -> Callable[[int], Input]:
+def _sequence_reader(array: np.ndarray, file: Path, frozen: Run) -> Callable[[int], Input]:
     _, length, channels = frozen.image_shape
     rows = array[..., None] if array.ndim == 2 else array
     if array.dtype.kind not in "iuf" or rows.shape[1:] != (length, channels):

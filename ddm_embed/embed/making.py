@@ -19,7 +19,7 @@ from ddm_embed.embed import layout, parts
 from ddm_embed.embed.listing import Input, Listing, Unreadable
 from ddm_embed.embed.parts import Part
 from ddm_embed.errors import UserError
-from ddm_embed.features.run import Frozen
+from ddm_embed.features.run import Run
 
 logger = logging.getLogger("ddm_embed")
 
@@ -33,7 +33,7 @@ Images = Shaped[np.ndarray, "number height width channel"]
 class Job(NamedTuple):
     """What is asked for: an encoder, its feature and noise levels, and images."""
 
-    frozen: Frozen
+    frozen: Run
     feature: str
     times: tuple[float, ...]
     chosen_by: str

@@ -16,7 +16,7 @@ from ddm_embed.data.sources import names_place
 from ddm_embed.errors import UserError
 from ddm_embed.export import written
 from ddm_embed.features.exported import is_export
-from ddm_embed.features.opened import open_run
+from ddm_embed.features.run import open_run
 from ddm_embed.runs import files
 
 OUT = flags.DEFINE_string("out", None, "Folder to write; it must not exist, or be empty.")

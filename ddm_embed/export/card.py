@@ -7,8 +7,8 @@ import jax
 
 from ddm_embed.compare.runs import Result
 from ddm_embed.export.measured import Measured, held_out, own_and_baselines, spread
-from ddm_embed.features.choice import Choice, is_timeless
-from ddm_embed.features.run import Frozen
+from ddm_embed.features.choice import Choice
+from ddm_embed.features.run import Run
 from ddm_embed.methods.system import DIFFUSION, SUPERVISED, UNTRAINED
 
 METHODS = {
@@ -99,14 +99,14 @@ class Documents(NamedTuple):
     measured: Measured
 
 
-def card(frozen: Frozen, choice: Choice, dim: int, documents: Documents, license_name: str) -> str:
+def card(frozen: Run, choice: Choice, dim: int, documents: Documents, license_name: str) -> str:
     """README.md of an export.
 
     Args:
       frozen: the encoder. choice: what the program gives. dim: its entries. documents: the run's.
       license_name: as a hub names it.
     """
-    sequences, timeless = frozen.scale is not None, is_timeless(frozen.config, frozen.models)
+    sequences, timeless = frozen.scale is not None, frozen.timeless
     one = "sequence" if sequences else "image"
     return CARD.substitute(
         license=license_name,
@@ -142,7 +142,7 @@ def _tags(objective: str) -> list[str]:
 
 
 def _facts(
-    frozen: Frozen, choice: Choice, dim: int, data: dict[str, Any], versions: dict[str, Any]
+    frozen: Run, choice: Choice, dim: int, data: dict[str, Any], versions: dict[str, Any]
 ) -> list[tuple[str, str]]:
     config, (height, width, channel) = frozen.config, frozen.image_shape
     entries = sum(leaf.size for leaf in jax.tree.leaves(frozen.params))
@@ -189,14 +189,14 @@ def _commit(found: dict[str, Any]) -> str:
     return f"{found['commit'][:12]}" + (" with changes since" if found.get("dirty") else "")
 
 
-def _measured(frozen: Frozen, choice: Choice, measured: Measured) -> str:
+def _measured(frozen: Run, choice: Choice, measured: Measured) -> str:
     parts = [_probe(result, frozen, choice) for result in measured.results]
     if not parts:
         parts = ["**Nothing was measured of this run**: what the embeddings are worth is not known."]
     return "\n\n".join(parts + [f"Left out: {text}." for text in measured.left_out])
 
 
-def _probe(result: Result, frozen: Frozen, choice: Choice) -> str:
+def _probe(result: Result, frozen: Run, choice: Choice) -> str:
     found, manifest, protocol = result.results, result.manifest, result.results["protocol"] or {}
     lines = [f"### Probe `{result.probe}`", ""]
     if found["checkpoint_step"] != frozen.step:
@@ -241,7 +241,7 @@ def _probe(result: Result, frozen: Frozen, choice: Choice) -> str:
     )
 
 
-def _limits(frozen: Frozen, choice: Choice, measured: Measured) -> list[str]:
+def _limits(frozen: Run, choice: Choice, measured: Measured) -> list[str]:
     config = frozen.config
     data = dataset(config.data.name)
     limits = [
@@ -251,7 +251,7 @@ def _limits(frozen: Frozen, choice: Choice, measured: Measured) -> list[str]:
         "other datasets, robustness, fairness, privacy (what an embedding gives away of its image, or the weights of "
         "the training images), and speed.",
         "This encoder is not told a noise level: t has no effect."
-        if is_timeless(frozen.config, frozen.models)
+        if frozen.timeless
         else f"An embedding is of one noise level. t = {choice.t:g} is not the best for every use: low t tells fine "
         "differences, high t coarse ones; embeddings at different t are not comparable with one another.",
     ]

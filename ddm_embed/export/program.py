@@ -9,18 +9,20 @@ from jaxtyping import Array, Float, Shaped
 
 from ddm_embed import config as config_lib
 from ddm_embed.features.exported import Flat, flat, nested
-from ddm_embed.features.run import Frozen
+from ddm_embed.features.run import Run
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def serialised(frozen: Frozen, feature: str) -> bytes:
+def serialised(frozen: Run, feature: str) -> bytes:
     """A program (weights by name, images [batch, height, width, channel], t []) -> float32 [batch, dim].
 
     Images are of the encoder's own type, the batch is of any size, and one t is for all images. It computes in float32
     on every platform, also where matrix products in it would be rounded to fewer bits.
     """
-    weights = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in flat(frozen.params).items()}
+    weights = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in flat(frozen.host_params()).items()
+    }
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *frozen.image_shape), frozen.dtype)
     with jax.default_matmul_precision("highest"):
@@ -30,7 +32,7 @@ def serialised(frozen: Frozen, feature: str) -> bytes:
 
 
 def by_name(
-    frozen: Frozen, feature: str
+    frozen: Run, feature: str
 ) -> Callable[[Flat, Shaped[Array, "batch height width channel"], Float[Array, ""]], Float[Array, "batch dim"]]:
     """The frozen encoder's program, of parameters under the names that they have in a file."""
     program = frozen.program(feature)
@@ -41,11 +43,8 @@ def by_name(
     return embed
 
 
-def exact(frozen: Frozen) -> Frozen:
+def exact(frozen: Run) -> Run:
     """The same encoder, computing in float32 by operations that every platform has."""
     config = config_lib.from_json(config_lib.to_json(frozen.config), config_lib.default())
     config.model.dtype, config.model.attention, config.model.remat = "float32", "xla", "none"
-    return Frozen(
-        config, frozen.image_shape, frozen.params, frozen.step, frozen.choice, frozen.levels, frozen.scale,
-        frozen.place, frozen.classes,
-    )  # fmt: skip
+    return frozen.replace(config=config)

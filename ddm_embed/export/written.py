@@ -16,9 +16,10 @@ from ddm_embed.export import measured as measured_lib
 from ddm_embed.export.card import Documents, card
 from ddm_embed.export.program import serialised
 from ddm_embed.features import exported
-from ddm_embed.features.choice import Choice, check_feature
-from ddm_embed.features.run import Frozen, check_levels
+from ddm_embed.features.choice import Choice
+from ddm_embed.features.run import Run, check_levels
 from ddm_embed.runs import files
+from ddm_embed.validate import check_feature
 
 
 def read_documents(workdir: Path) -> Documents:
@@ -27,7 +28,7 @@ def read_documents(workdir: Path) -> Documents:
     return Documents(data, versions, measured_lib.read(workdir))
 
 
-def choose(frozen: Frozen, documents: Documents, feature: str | None, t: float | None) -> Choice:
+def choose(frozen: Run, documents: Documents, feature: str | None, t: float | None) -> Choice:
     """What the program gives: the run's choice, or another feature, at the level where the probe held that one best.
 
     Raises:
@@ -60,7 +61,7 @@ def check_free(out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def write(out: Path, frozen: Frozen, choice: Choice, documents: Documents, license_name: str) -> dict[str, int]:
+def write(out: Path, frozen: Run, choice: Choice, documents: Documents, license_name: str) -> dict[str, int]:
     """Writes the export and gives the bytes of each file.
 
     The folder appears under its name when all of it is on the disk; what a killed process leaves is a hidden folder
@@ -69,7 +70,7 @@ def write(out: Path, frozen: Frozen, choice: Choice, documents: Documents, licen
     dim = frozen.width(choice.feature)
     contents = {
         exported.CONFIG: config_lib.to_json(frozen.config).encode(),
-        exported.WEIGHTS: safetensors.save(exported.flat(frozen.params), metadata={"format": "np"}),
+        exported.WEIGHTS: safetensors.save(exported.flat(frozen.host_params()), metadata={"format": "np"}),
         exported.PROGRAM: serialised(frozen, choice.feature),
         exported.CARD: card(frozen, choice, dim, documents, license_name).encode(),
         exported.EXAMPLE: (Path(__file__).parent / "example.py").read_bytes(),

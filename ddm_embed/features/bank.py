@@ -1,4 +1,4 @@
-"""Frozen features of a set of images at every (name, t), kept on the devices where they fit and on disk where not."""
+"""Run features of a set of images at every (name, t), kept on the devices where they fit and on disk where not."""
 
 import dataclasses
 import os

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
 from ddm_embed.models.build import Models
@@ -41,23 +39,12 @@ def choose(workdir: Path, models: Models, timeless: bool) -> tuple[Choice, tuple
     return Choice(usual_feature(models), 0.0 if timeless else USUAL, "nobody: the run has not been probed"), levels
 
 
-def is_timeless(config: ConfigDict, models: Models) -> bool:
-    """Whether no feature of a run depends on t: no network is told it, nor shown noise."""
-    return config.embedding.input == "x0" and not config.embedding.timed and models.denoiser is None
-
-
 def usual_feature(models: Models) -> str:
     """What is read of a run that has not been probed."""
     names = models.features
     if "z" in names:
         return "z"
     return names[-1] if models.denoiser is None else f"denoiser_{-(-models.denoiser.depth // 2)}"
-
-
-def check_feature(feature: str, names: list[str]) -> None:
-    """Raises UserError unless a run offers this feature."""
-    if feature not in names:
-        raise UserError(f"feature={feature!r}: this run has none of that name; use one of {', '.join(names)}")
 
 
 def _probes(workdir: Path) -> list[tuple[str, Results]]:

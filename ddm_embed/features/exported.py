@@ -25,8 +25,8 @@ from ddm_embed import config as config_lib
 from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
 from ddm_embed.features.choice import Choice
-from ddm_embed.features.run import Frozen
-from ddm_embed.methods import system
+from ddm_embed.features.run import Run, open_run
+from ddm_embed.runs import files
 
 FORMAT = 1  # raised when a reader of the one before would misread it
 MANIFEST = "export.json"
@@ -41,13 +41,16 @@ AGAIN = "copy or download the export again, or write it anew with python -m ddm_
 
 Flat = dict[str, Float[np.ndarray, "..."]]
 
+KEPT = 4  # handles, the last opened
+_OPENED: dict[str, tuple[tuple, Run]] = {}
+
 
 def is_export(place: Path) -> bool:
     """Whether a folder is an export, or what is left of one."""
     return (place / MANIFEST).exists() or (place / WEIGHTS).exists()
 
 
-def open_export(place: Path) -> Frozen:
+def open_export(place: Path) -> Run:
     """The encoder of an export, each of whose files is as it was written.
 
     Raises:
@@ -66,19 +69,45 @@ def open_export(place: Path) -> Frozen:
         params = nested(safetensors.load(contents[WEIGHTS]))
     except SafetensorError as error:
         raise UserError(f"{place}/{WEIGHTS} is not a file of safetensors ({error}); {AGAIN}") from error
-    frozen = Frozen(
+    run = Run(
         config=config,
         image_shape=tuple(manifest["image_shape"]),
         params=params,
         step=manifest["step"],
-        choice=Choice(manifest["feature"], manifest["t"], manifest["chosen_by"]),
-        levels=tuple(manifest["levels"]),
-        scale=Scale.from_json(manifest["scale"]),
         place=str(place),
+        scale=Scale.from_json(manifest["scale"]),
         classes=manifest["classes"],
+        chosen=(Choice(manifest["feature"], manifest["t"], manifest["chosen_by"]), tuple(manifest["levels"])),
     )
-    _check_weights(frozen, manifest["written_by"])
-    return frozen
+    _check_weights(run, manifest["written_by"])
+    return run
+
+
+def open_any(place: Path) -> Run:
+    """A run directory, or what `python -m ddm_embed.export` wrote.
+
+    Raises:
+      UserError: it is neither, or not as it was written.
+    """
+    return open_export(place) if is_export(place) else open_run(place)
+
+
+def open_once(place: Path) -> Run:
+    """As `open_any`; the same handle, and its compiled programs, as long as nothing there has changed.
+
+    The clones that a grid search makes would else each restore and compile.
+    """
+    if files.is_store(place):
+        return open_any(place)
+    name = str(place.absolute())
+    named = {"data.json", "classes.json", "checkpoints", MANIFEST, *FILES}
+    watched = {place / file for file in named} | {*place.glob("checkpoints/*"), *place.glob("probe/*/results.json")}
+    state = tuple((str(w), w.stat().st_mtime_ns, w.stat().st_size) for w in sorted(watched) if w.exists())
+    if name not in _OPENED or _OPENED[name][0] != state:
+        _OPENED[name] = state, open_any(place)
+        while len(_OPENED) > KEPT:
+            _OPENED.pop(next(iter(_OPENED)))
+    return _OPENED[name][1]
 
 
 def manifest_text(fields: dict[str, Any], contents: dict[str, bytes]) -> str:
@@ -158,15 +187,14 @@ def _read(path: Path, digest: str | None) -> bytes:
     return content
 
 
-def _check_weights(frozen: Frozen, version: str) -> None:
+def _check_weights(run: Run, version: str) -> None:
     """Raises UserError unless the model that this code builds from the config has these very parameters."""
-    models = system.make_models(frozen.config, frozen.image_shape, classes=frozen.classes)
-    wanted = jax.eval_shape(models.init, jax.random.key(0))
-    wanted, found = ({name: (a.shape, a.dtype) for name, a in _leaves(tree)} for tree in (wanted, frozen.params))
+    wanted = jax.eval_shape(run.models.init, jax.random.key(0))
+    wanted, found = ({name: (a.shape, a.dtype) for name, a in _leaves(tree)} for tree in (wanted, run.host_params()))
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise UserError(
-                f"{frozen.place}/{WEIGHTS}: {name} is {_show(found.get(name))}, the model has "
+                f"{run.place}/{WEIGHTS}: {name} is {_show(found.get(name))}, the model has "
                 f"{_show(wanted.get(name))}; the export was written by another version of the code, ddm_embed {version}"
             )
 

@@ -1,10 +1,11 @@
-"""Frozen features of images at noise levels: z, and the pooled tokens of every encoder layer and denoiser block."""
+"""Run features of images at noise levels: z, and the pooled tokens of every encoder layer and denoiser block."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ddm_embed.data.augment import to_float
@@ -29,16 +31,31 @@ Features = dict[str, Float[Array, "batch dim"]]
 FeaturesOf = Callable[[Any, Image, Image, Float[Array, ""]], Features]
 
 SECONDS = 30  # between two lines of progress
+IN_FLIGHT = 2  # batches handed to the devices ahead of the one whose result is awaited
 
 
-def make_features(networks: Networks, process: Process, encoder_input: str) -> FeaturesOf:
+def sees_clean(config: ConfigDict) -> bool:
+    """Whether the encoder of a run sees the image itself at every t, and not x_t; of `view`, the noised image."""
+    return config.embedding.input == "x0"
+
+
+def is_noiseless(config: ConfigDict, feature: str) -> bool:
+    """Whether a feature of this name sees no noise. The denoiser's do."""
+    return sees_clean(config) and not feature.startswith("denoiser")
+
+
+def is_static(config: ConfigDict, feature: str) -> bool:
+    """Whether a feature is the same at all noise levels: its network is neither told t nor shown noise."""
+    return is_noiseless(config, feature) and not config.embedding.timed
+
+
+def make_features(networks: Networks, process: Process, clean: bool) -> FeaturesOf:
     """A function (params, x0, eps, t) -> {name: float32 [batch, dim]}, differentiable in params and t.
 
-    Names are `z`, `encoder_1` ... `encoder_L`, `denoiser_1` ... `denoiser_L`, counted from the input. The encoder sees
-    what it saw in training; for `view`, the noised image itself.
+    Names are `z`, `encoder_1` ... `encoder_L`, `denoiser_1` ... `denoiser_L`, counted from the input.
 
     Args:
-      networks: the run's networks. process: its forward process. encoder_input: its `embedding.input`.
+      networks: the run's networks. process: its forward process. clean: what the encoder sees, of `sees_clean`.
 
     The function's: x0 [batch, height, width, channel] in [-1, 1], eps like x0, one t for all.
     """
@@ -48,7 +65,7 @@ def make_features(networks: Networks, process: Process, encoder_input: str) -> F
         xt = prediction_lib.noised(x0, eps, *process.marginal(level))
         features, z = {}, None
         if networks.encode is not None:
-            embedding = networks.encode(params, x0 if encoder_input == "x0" else xt, level)
+            embedding = networks.encode(params, x0 if clean else xt, level)
             features["z"] = z = embedding.z
             features |= {f"encoder_{i}": pool(layer) for i, layer in enumerate(embedding.tokens, 1)}
         if networks.denoise is not None:
@@ -59,9 +76,56 @@ def make_features(networks: Networks, process: Process, encoder_input: str) -> F
     return features_of
 
 
-def make_extract(
-    features_of: FeaturesOf, mesh: Mesh, batch_size: int, seed: int, gib: float | None = None, averaged: int = 1
-) -> Callable[..., Bank]:
+def in_batches(
+    arrays: Any,
+    mesh: Mesh,
+    plan: Callable[[int], tuple[int, Callable[[Any, int], Any]]],
+    turns: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[int, int, Any]]:
+    """Passes rows through a program in batches; yields in order (start, number of rows, what the program gave).
+
+    A batch is split over the mesh, and the last one filled up with the first rows. Few batches are under way at a time.
+
+    Args:
+      arrays: a tree of arrays of one length. plan: (rows left) -> (size, program), where the mesh divides the size and
+        the program takes a batch of so many rows and its start. turns: (which, of how many) processes this one is: of
+        so many batches it takes one, and goes through as many as every other, though its last be of no new row.
+    """
+    split = NamedSharding(mesh, P(BATCH_AXES))
+    number, done = len(jax.tree.leaves(arrays)[0]), 0
+    waiting: deque[tuple[int, int, Any]] = deque()
+
+    def oldest() -> tuple[int, int, Any]:
+        start, count, found = waiting.popleft()
+        return start, count, jax.block_until_ready(found)
+
+    while done < number:
+        size, program = plan(number - done)
+        start = done + turns[0] * size
+        rows = np.arange(start, start + size) % number
+        batch = jax.tree.map(lambda a, rows=rows: jax.device_put(np.asarray(a[rows]), split), arrays)
+        waiting.append((start, max(0, min(size, number - start)), program(batch, start)))
+        done += turns[1] * size
+        if len(waiting) > IN_FLIGHT:
+            yield oldest()
+    while waiting:
+        yield oldest()
+
+
+class Reading(NamedTuple):
+    """How a probe reads features.
+
+    batch_size: images a pass, over all devices. seed: of the noise. gib: the most to keep on the devices, as in
+    `bank.Filling`. averaged: how many draws of the noise a feature is averaged over.
+    """
+
+    batch_size: int
+    seed: int = 0
+    gib: float | None = None
+    averaged: int = 1
+
+
+def make_extract(features_of: FeaturesOf, mesh: Mesh, reading: Reading) -> Callable[..., Bank]:
     """A function (params, images, times, draw, names) -> features of all images at all levels, in one pass over them.
 
     What is not named is not computed. The noise of an image depends on the seed, `draw` and its position, not on the
@@ -69,14 +133,13 @@ def make_extract(
     its own devices, and all return all features.
 
     Args:
-      features_of: from `make_features`. mesh: batches are split over it. batch_size: images a pass; a multiple of the
-      mesh's size. seed: of the noise. gib: the most to keep on the devices, as in `bank.Filling`. averaged: how many
-      draws of the noise a feature is averaged over.
+      features_of: from `make_features`. mesh: batches are split over it.
     """
+    batch_size, averaged = -(-reading.batch_size // mesh.size) * mesh.size, reading.averaged
 
     def extract(params, image, position, times, draw, names):
         x0 = to_float(image)  # (B, H, W, C)
-        key = jax.random.fold_in(jax.random.key(seed), draw)
+        key = jax.random.fold_in(jax.random.key(reading.seed), draw)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(position)
 
         def one_draw(t, i):
@@ -106,14 +169,16 @@ def make_extract(
         rounds = -(-len(images) // (batch_size * processes))
         begin = said = time.perf_counter()
         filling = None
-        for done, start in enumerate(batch_size * (processes * np.arange(rounds) + jax.process_index()), 1):
-            chunk = images[start : start + batch_size]
+
+        def program(image, start):
             position = np.arange(start, start + batch_size, dtype=np.int32)
-            full = np.pad(chunk, ((0, batch_size - len(chunk)), (0, 0), (0, 0), (0, 0)))
-            batch = compiled(params, full, position, levels, np.int32(draw), tuple(names))
+            return compiled(params, image, position, levels, np.int32(draw), tuple(names))
+
+        batches = in_batches(images, mesh, lambda left: (batch_size, program), (jax.process_index(), processes))
+        for done, (_, _, batch) in enumerate(batches, 1):
             if filling is None:
                 dims = {name: batch[name].shape[-1] for name in names}
-                filling = Filling(dims, tuple(times), len(images), gib, mesh)
+                filling = Filling(dims, tuple(times), len(images), reading.gib, mesh)
             for part in all_processes(batch):
                 filling.add(part)
             distributed.progress()

@@ -1,8 +1,10 @@
-"""The handle to a trained encoder: batches of the device's size, compiled once a shape, deterministic."""
+"""The handle to a trained run: its networks and parameters on this process's devices, images in, features out."""
 
 import hashlib
-from collections import deque
+import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,18 +16,34 @@ from jaxtyping import Array, Float, Shaped
 from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
+from ddm_embed.data import labels
 from ddm_embed.data.augment import to_float
 from ddm_embed.data.sequences import Scale
+from ddm_embed.data.sources import Stored
+from ddm_embed.diffusion.process import Process
 from ddm_embed.errors import UserError
-from ddm_embed.features.choice import Choice, check_feature
-from ddm_embed.features.extract import make_features
+from ddm_embed.features.bank import Bank
+from ddm_embed.features.choice import Choice, choose
+from ddm_embed.features.extract import (
+    FeaturesOf,
+    Reading,
+    in_batches,
+    is_noiseless,
+    is_static,
+    make_extract,
+    make_features,
+    sees_clean,
+)  # fmt: skip
+from ddm_embed.methods import networks as baseline_networks
 from ddm_embed.methods import system
+from ddm_embed.methods.diffusion import Networks, Objective
 from ddm_embed.models import patches
 from ddm_embed.models.build import Models
 from ddm_embed.parallel.mesh import BATCH_AXES, make_mesh
+from ddm_embed.runs.checkpoint import restore_ema
+from ddm_embed.validate import check_feature, validate
 
-NOISE_SEED = 0  # of the one draw of noise that all images share, where a feature sees noise
-IN_FLIGHT = 2  # batches handed to the devices ahead of the one whose result is awaited
+NOISE_SEED = 0  # of the one draw of noise that all embedded images share, where a feature sees noise
 CPU_BATCH, LARGEST_BATCH = 64, 1024  # images a device; a CPU gains nothing from more, and a single image would wait
 MEMORY_SHARE = 8  # of a device's memory, the most that a batch's activations are let take
 
@@ -33,17 +51,15 @@ ImageBatch = Shaped[np.ndarray, "number height width channel"]
 Program = Callable[[Any, Shaped[Array, "batch height width channel"], Float[Array, ""]], Float[Array, "batch dim"]]
 
 
-class Frozen:
-    """A trained encoder on this process's devices.
+class Run:
+    """A trained run, opened to be used. What is costly is made when it is first asked for, and kept.
 
-    An embedding depends on the image alone: features that see noise see the same noise for every image, whatever
-    stands beside it in the batch.
-
-    Attributes:
+    Args:
       config: the run's. image_shape: (height, width, channel), of sequences (1, length, channel). params: averaged
-      parameters. step: the checkpoint's. choice: feature and t that are read unless others are asked for. levels: all
-      noise levels that the probe read. scale: of sequences, else None. place: where it was opened. classes: how many
-      a supervised run tells apart, else None.
+        parameters, on the host or on the devices. step: the checkpoint's. place: where it was opened: a run directory
+        or an export. scale: of sequences, else None. classes: how many a supervised run tells apart, else None.
+        chosen: feature and t that are read unless others are asked for, and all noise levels that the probe read; from
+        the results of the probes in `place` if None. mesh: of this process's devices if None.
     """
 
     def __init__(
@@ -52,40 +68,106 @@ class Frozen:
         image_shape: tuple[int, int, int],
         params: Any,
         step: int,
-        choice: Choice,
-        levels: tuple[float, ...],
-        scale: Scale | None,
         place: str,
+        scale: Scale | None = None,
         classes: int | None = None,
+        chosen: tuple[Choice, tuple[float, ...]] | None = None,
+        mesh: Mesh | None = None,
     ):
-        self.config, self.image_shape, self.params, self.step = config, tuple(image_shape), params, step
-        self.choice, self.levels, self.scale, self.place, self.classes = choice, levels, scale, place, classes
+        self.config, self.image_shape, self.step, self.place = config, tuple(image_shape), step, place
+        self.scale, self.classes = scale, classes
+        self.mesh = local_mesh() if mesh is None else mesh
+        self._params = params
+        if chosen is not None:
+            self._chosen = chosen
         self._programs: dict[tuple[str, int], Callable] = {}
-        self._placed: Any = None
+        self._extracts: dict[Reading, Callable[..., Bank]] = {}
         self._widths: dict[str, int] = {}  # to trace a program takes as long as to embed a thousand small images
 
+    def replace(self, **changes: Any) -> "Run":
+        """The same run but for some of the arguments it was made of."""
+        return Run(**(self._arguments() | {"params": self._params, "mesh": self.mesh} | changes))
+
     def __getstate__(self) -> dict[str, Any]:
-        kept = {name: value for name, value in vars(self).items() if not name.startswith("_")}
-        return kept | {"config": config_lib.to_json(self.config), "params": jax.tree.map(np.asarray, self.params)}
+        config = config_lib.to_json(self.config)
+        return self._arguments() | {"config": config, "params": self.host_params(), "chosen": self._chosen}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         config = config_lib.from_json(state["config"], config_lib.default())
         self.__init__(**state | {"config": config})
 
+    def _arguments(self) -> dict[str, Any]:
+        names = ("config", "image_shape", "step", "place", "scale", "classes")
+        return {name: getattr(self, name) for name in names} | {"chosen": vars(self).get("_chosen")}
+
+    @cached_property
+    def params(self) -> Any:
+        """Averaged parameters, whole on every device of the mesh."""
+        self._params = jax.device_put(self._params, NamedSharding(self.mesh, P()))
+        return self._params
+
+    def host_params(self) -> Any:
+        """The parameters as arrays of NumPy."""
+        return jax.device_get(self._params)
+
+    @cached_property
+    def _chosen(self) -> tuple[Choice, tuple[float, ...]]:
+        return choose(Path(self.place), self.models, self.timeless)
+
     @property
+    def choice(self) -> Choice:
+        """Feature and t that are read unless others are asked for: the probe's."""
+        return self._chosen[0]
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """All noise levels that the probe read."""
+        return self._chosen[1]
+
+    @cached_property
     def models(self) -> Models:
-        return self._models(None)
+        return system.make_models(self.config, self.image_shape, classes=self.classes)
+
+    @cached_property
+    def networks(self) -> Networks | baseline_networks.Networks:
+        return system.make_networks(self.models, self.config)
+
+    @cached_property
+    def objective(self) -> Objective | system.Baseline | None:
+        return system.make_objective(self.config)
+
+    @cached_property
+    def process(self) -> Process:
+        return system.make_process(self.config)
+
+    @cached_property
+    def features_of(self) -> FeaturesOf:
+        """(params, x0, eps, t) -> features by name, of `extract.make_features`."""
+        return make_features(self.networks, self.process, sees_clean(self.config))
 
     @property
     def names(self) -> list[str]:
         """The features that it offers."""
         return self.models.features
 
+    def noiseless(self, feature: str) -> bool:
+        """Whether a feature sees no noise."""
+        return is_noiseless(self.config, feature)
+
+    def static(self, feature: str) -> bool:
+        """Whether a feature is the same at all noise levels."""
+        return is_static(self.config, feature)
+
+    @property
+    def timeless(self) -> bool:
+        """Whether all its features are the same at all noise levels."""
+        return all(self.static(name) for name in self.names)
+
     def width(self, feature: str) -> int:
         """How many entries a feature has."""
         if feature not in self._widths:
             image, t = jax.ShapeDtypeStruct((1, *self.image_shape), self.dtype), jax.ShapeDtypeStruct((), jnp.float32)
-            self._widths[feature] = jax.eval_shape(self.program(feature), self.params, image, t).shape[1]
+            self._widths[feature] = jax.eval_shape(self.program(feature), self._params, image, t).shape[1]
         return self._widths[feature]
 
     @property
@@ -97,7 +179,7 @@ class Frozen:
         """SHA-256 of what embeddings depend on: config, step, parameters."""
         scale = self.scale and self.scale.to_json()  # the repr of arrays depends on how NumPy is told to print
         digest = hashlib.sha256(f"{config_lib.to_json(self.config)}{self.step}{scale}".encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.host_params()):
             digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
         return digest.hexdigest()
 
@@ -111,11 +193,13 @@ class Frozen:
         Raises:
           UserError: there is no such feature.
         """
-        models = self._models(platform)
-        check_feature(feature, models.features)
-        features_of = make_features(
-            system.make_networks(models, self.config), system.make_process(self.config), self.config.embedding.input
-        )
+        check_feature(feature, self.names)
+        features_of = self.features_of
+        if platform is not None:
+            models = system.make_models(self.config, self.image_shape, platform, self.classes)
+            features_of = make_features(
+                system.make_networks(models, self.config), self.process, sees_clean(self.config)
+            )
 
         def program(params, image, t):
             x0 = to_float(image)  # (B, H, W, C)
@@ -133,6 +217,9 @@ class Frozen:
     ) -> Float[np.ndarray, "number time dim"]:
         """Embeddings of images at noise levels, float32 [number, time, dim].
 
+        An embedding depends on the image alone: features that see noise see the same noise for every image, whatever
+        stands beside it in the batch. A program is compiled once a shape.
+
         Args:
           images: of `image_shape` and `dtype`. times: noise levels in [0, 1]. feature: the chosen one if None.
           batch_size: the most images at a time; what suits the device if None.
@@ -147,36 +234,32 @@ class Frozen:
             raise UserError(
                 f"images of {images.dtype} {list(images.shape[1:])}; expected {self.dtype} {list(self.image_shape)}"
             )
-        mesh = self._mesh()
-        most = -(-(batch_size or self.batch_size()) // mesh.size) * mesh.size
-        split, levels = NamedSharding(mesh, P(BATCH_AXES)), [np.float32(t) for t in times]
-        params = self._on_devices(mesh)
-        found = np.empty((len(images), len(levels), self.width(feature)), np.float32)
-        waiting: deque[tuple[int, int, list[Array]]] = deque()
+        most = -(-(batch_size or self.batch_size()) // self.mesh.size) * self.mesh.size
+        levels = [np.float32(t) for t in times]
 
-        def collect() -> None:
-            start, count, batches = waiting.popleft()
+        def plan(left: int) -> tuple[int, Callable]:
+            size, program = self._compiled(feature, min(most, left), most)
+            return size, lambda image, start: [program(self.params, image, t) for t in levels]
+
+        found = np.empty((len(images), len(levels), self.width(feature)), np.float32)
+        for start, count, batches in in_batches(images, self.mesh, plan):
             for place, batch in enumerate(batches):
                 found[start : start + count, place] = np.asarray(batch)[:count]
-
-        start = 0
-        while start < len(images):
-            size, program = self._compiled(feature, min(most, len(images) - start), most, mesh)
-            chunk = images[start : start + size]
-            full = np.zeros((size, *self.image_shape), self.dtype)
-            full[: len(chunk)] = chunk
-            image = jax.device_put(full, split)
-            waiting.append((start, len(chunk), [program(params, image, t) for t in levels]))
-            start += len(chunk)
-            if len(waiting) > IN_FLIGHT:
-                collect()
-        while waiting:
-            collect()
         return found
+
+    def read(self, images: Stored, times: tuple[float, ...], draw: int, names: list[str], reading: Reading) -> Bank:
+        """Features of all images at all levels as the probe reads them: see `extract.make_extract`.
+
+        Args:
+          images: of `image_shape` and `dtype`. draw: of the noise, which is another for each image. names: of features.
+        """
+        if reading not in self._extracts:
+            self._extracts[reading] = make_extract(self.features_of, self.mesh, reading)
+        return self._extracts[reading](self.params, images, times, draw, names)
 
     def batch_size(self) -> int:
         """Images a batch, over all devices: a power of two a device, for whose activations there is ample memory."""
-        mesh = self._mesh()
+        mesh = self.mesh
         device = mesh.devices.flat[0]
         limit = (device.memory_stats() or {}).get("bytes_limit")
         if device.platform == "cpu" or not limit:
@@ -188,28 +271,18 @@ class Frozen:
         fits = max(1, int(limit / MEMORY_SHARE / of_one))
         return min(LARGEST_BATCH, 1 << (fits.bit_length() - 1)) * mesh.size
 
-    def _models(self, platform: str | None) -> Models:
-        return system.make_models(self.config, self.image_shape, platform, self.classes)
-
-    def _mesh(self) -> Mesh:
-        return make_mesh(jax.local_device_count(), 1, devices=jax.local_devices())
-
-    def _on_devices(self, mesh: Mesh) -> Any:
-        if self._placed is None:
-            self._placed = jax.device_put(self.params, NamedSharding(mesh, P()))
-        return self._placed
-
-    def _compiled(self, feature: str, number: int, most: int, mesh: Mesh) -> tuple[int, Callable]:
+    def _compiled(self, feature: str, number: int, most: int) -> tuple[int, Callable]:
         """(size, program): the smallest compiled batch that holds so many images, or a new one of a power of two."""
         sizes = [size for name, size in self._programs if name == feature and number <= size <= most]
         if sizes:
             return min(sizes), self._programs[feature, min(sizes)]
+        mesh = self.mesh
         size = min(most, mesh.size << max(0, (-(-number // mesh.size) - 1).bit_length()))
         whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(BATCH_AXES))
         jitted = jax.jit(self.program(feature), in_shardings=(whole, split, whole), out_shardings=split)
         image = jax.ShapeDtypeStruct((size, *self.image_shape), self.dtype)
         level = jax.ShapeDtypeStruct((), jnp.float32)
-        compiled = jitted.lower(self._on_devices(mesh), image, level).compile()
+        compiled = jitted.lower(self.params, image, level).compile()
         self._programs[feature, size] = compiled
         return size, compiled
 
@@ -218,3 +291,38 @@ def check_levels(times: Sequence[float]) -> None:
     """Raises UserError unless there are noise levels, all between 0 and 1."""
     if not len(times) or not all(0 <= t <= 1 for t in times):
         raise UserError(f"t={list(times)}: expected noise levels between 0 (the clean image) and 1 (noise)")
+
+
+def local_mesh() -> Mesh:
+    """This process's devices."""
+    return make_mesh(jax.local_device_count(), 1, devices=jax.local_devices())
+
+
+def open_run(workdir: Path, config: ConfigDict | None = None) -> Run:
+    """The averaged parameters of a run's newest sound checkpoint, restored onto this process's devices.
+
+    Args:
+      workdir: the run directory. config: the run's, where it has been read.
+
+    Raises:
+      UserError: there is no run, no sound checkpoint, or one that does not fit the config.
+    """
+    config = config_lib.read(workdir) if config is None else config
+    validate(config)
+    try:
+        data = json.loads((workdir / "data.json").read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"--workdir {workdir} holds a run that has not begun (no data.json); train it") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{workdir}/data.json is not JSON ({error}); restore it, or train again") from error
+    classes = None
+    if config.objective.name == system.SUPERVISED:
+        classes = len(labels.noted(workdir / "classes.json"))
+    image_shape = tuple(data["image_shape"])
+    scale = Scale.from_json(data["scale"]) if data.get("scale") else None
+    mesh = local_mesh()
+    models = system.make_models(config, image_shape, classes=classes)
+    whole, shapes = NamedSharding(mesh, P()), jax.eval_shape(models.init, jax.random.key(0))
+    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
+    step, params = restore_ema(workdir, abstract)
+    return Run(config, image_shape, params, step, str(workdir), scale, classes, mesh=mesh)

@@ -1,7 +1,6 @@
 """What every protocol works on, and what it comes to: everything but the test labels."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +13,8 @@ from ml_collections import ConfigDict
 from ddm_embed.data.splits import Fold
 from ddm_embed.data.types import Stored
 from ddm_embed.features.bank import Bank, Key
-from ddm_embed.features.extract import FeaturesOf, make_extract, make_features
-from ddm_embed.features.trained import Trained
-from ddm_embed.methods.system import make_process
+from ddm_embed.features.extract import Reading
+from ddm_embed.features.run import Run
 
 Pixels = Stored  # of images; of sequences, their standardised values
 Predicted = Int[np.ndarray, " test"]
@@ -49,22 +47,6 @@ class Judged(NamedTuple):
     predictions: list[Predicted]
 
 
-class Reader(NamedTuple):
-    """A checkpoint that is read for features.
-
-    names: those that it offers. features_of: (params, x0, eps, t) -> features. read: (images, times, draw, names) ->
-    `Bank`. noiseless: whether a feature of this name sees no noise. timeless: whether all features are the same at all
-    noise levels, as those of an encoder that is told neither.
-    """
-
-    trained: Trained
-    names: list[str]
-    features_of: FeaturesOf
-    read: Callable[[Pixels, tuple[float, ...], int, list[str]], Bank]
-    noiseless: Callable[[str], bool]
-    timeless: bool
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Bench:
     """A run's features and labels of training images, and images to be judged by.
@@ -74,7 +56,7 @@ class Bench:
     """
 
     config: ConfigDict
-    reader: Reader
+    run: Run
     images: Pixels
     labels: Int[np.ndarray, " number"]
     classes: int
@@ -85,43 +67,32 @@ class Bench:
 
     @property
     def mesh(self) -> Mesh:
-        return self.reader.trained.mesh
+        return self.run.mesh
+
+    def read(self, images: Pixels, times: tuple[float, ...], draw: int, names: list[str]) -> Bank:
+        """Features of images as the probe reads them; see `Run.read`."""
+        return self.run.read(images, times, draw, names, reading_of(self.config))
 
     def train_features(self, key: Key) -> Float[Array, "number dim"]:
         """One feature of all training images, under draw 0 of their noise."""
         if len(self.choosing) == len(self.images) and key in self.bank.keys:
             return self.bank.one(key)
-        return self.reader.read(self.images, (key.t,), 0, [key.name]).one(key)
+        return self.read(self.images, (key.t,), 0, [key.name]).one(key)
 
     def test_features(self, key: Key) -> list[Float[Array, "test dim"]]:
         """One feature of the test images under each draw of their noise; one draw where the feature sees none."""
-        draws = 1 if self.reader.noiseless(key.name) else self.config.noise_draws
+        draws = 1 if self.run.noiseless(key.name) else self.config.noise_draws
         # Draw 0 is the training images' own.
-        return [self.reader.read(self.test_images, (key.t,), draw, [key.name]).one(key) for draw in range(1, draws + 1)]
+        return [self.read(self.test_images, (key.t,), draw, [key.name]).one(key) for draw in range(1, draws + 1)]
 
     def every_draw(self, predictions: list[Predicted]) -> list[Predicted]:
         """As many predictions as there are draws, the same where noise is not seen."""
         return predictions * self.config.noise_draws if len(predictions) == 1 else predictions
 
 
-def open_reader(trained: Trained, config: ConfigDict) -> Reader:
-    """A run, read in batches that its mesh divides."""
-    batch_size = -(-config.batch_size // trained.mesh.size) * trained.mesh.size
-    seen = trained.config.embedding.input
-    features_of = make_features(trained.networks, make_process(trained.config), seen)
-    extract = make_extract(
-        features_of, trained.mesh, batch_size, config.seed, config.features_gib, config.averaged_draws
-    )
-
-    def read(images, times, draw, names):
-        return extract(trained.params, images, times, draw, names)
-
-    def noiseless(name: str) -> bool:
-        return seen == "x0" and not name.startswith("denoiser")
-
-    names = trained.models.features
-    timeless = all(noiseless(name) for name in names) and not trained.config.embedding.timed
-    return Reader(trained, names, features_of, read, noiseless, timeless)
+def reading_of(config: ConfigDict) -> Reading:
+    """How a probe's config says that features are read."""
+    return Reading(config.batch_size, config.seed, config.features_gib, config.averaged_draws)
 
 
 def best(profile: list[Entry]) -> Entry:

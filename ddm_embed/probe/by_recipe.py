@@ -61,14 +61,14 @@ def by_recipe(name: str, bench: Bench) -> dict[str, Judged]:
 
 def judge_online(recipe: Recipe, bench: Bench) -> Judged:
     """All heads of all features trained together in one pass of the recipe; then the chosen one on all images."""
-    reader, config, fold, bank = bench.reader, bench.config, bench.fold, bench.bank
-    names, times = tuple(reader.names), bank.times
+    run, config, fold, bank = bench.run, bench.config, bench.fold, bench.bank
+    names, times = tuple(run.names), bank.times
     key = root_key(config.seed)
 
     def fit(images, labels, times, names, rates=None) -> dict[str, Any]:
         return fit_online(
-            recipe, reader.features_of, reader.trained.params, images, labels, times, names, bench.classes, key,
-            bench.mesh, rates=rates, padding=reader.trained.config.data.crop_padding, threads=_threads(bench),
+            recipe, run.features_of, run.params, images, labels, times, names, bench.classes, key,
+            bench.mesh, rates=rates, padding=run.config.data.crop_padding, threads=_threads(bench),
         )  # fmt: skip
 
     at, held = bench.choosing[fold.fit], jnp.asarray(fold.validation)
@@ -99,25 +99,23 @@ def fine_tuned(bench: Bench, ridge: Judged) -> dict[str, Judged]:
     recipe, fold = recipe_for("finetune", bench), bench.fold
     chosen = ridge.selected
     at, held = bench.choosing[fold.fit], bench.choosing[fold.validation]
-    predicted = tune(recipe, bench, bench.reader.trained.params, at, bench.images[held], chosen, None)
+    predicted = tune(recipe, bench, bench.run.params, at, bench.images[held], chosen, None)
     right = np.mean(predicted == bench.labels[held], axis=1)
     i = int(np.argmax(right))
     entry = Entry(recipe.name, chosen.feature, chosen.t, recipe.learning_rates[i], float(right[i]))
     everything = np.arange(len(bench.images))
-    final = tune(
-        recipe, bench, bench.reader.trained.params, everything, bench.test_images, chosen, (recipe.learning_rates[i],)
-    )
+    final = tune(recipe, bench, bench.run.params, everything, bench.test_images, chosen, (recipe.learning_rates[i],))
     settings = settings_of(recipe) | {"feature and t": "those that ridge regression chose on held-out training images"}
     return {recipe.name: Judged(settings, RATE, [entry], entry, [as_classes(final[0])])}
 
 
 def tune(recipe: Recipe, bench: Bench, params, positions, queries, chosen: Entry, rates) -> np.ndarray:
     """Classes [hyper, query] by networks that start from `params` and see the training images at `positions`."""
-    reader = bench.reader
+    run = bench.run
     return finetune(
-        recipe, reader.features_of, params, bench.images[positions], bench.labels[positions], queries, chosen.feature,
+        recipe, run.features_of, params, bench.images[positions], bench.labels[positions], queries, chosen.feature,
         chosen.t, bench.classes, root_key(bench.config.seed), bench.mesh, rates=rates,
-        padding=reader.trained.config.data.crop_padding, threads=_threads(bench),
+        padding=run.config.data.crop_padding, threads=_threads(bench),
     )  # fmt: skip
 
 
@@ -127,12 +125,12 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def _threads(bench: Bench) -> int:
-    return bench.reader.trained.config.data.threads
+    return bench.run.config.data.threads
 
 
 def fresh_params(bench: Bench) -> Any:
     """The run's networks as they are initialised, from the probe's seed: what pretraining is compared with."""
-    trained = bench.reader.trained
+    trained = bench.run
     return jax.jit(trained.models.init, out_shardings=jax.tree.map(lambda a: a.sharding, trained.params))(
         jax.random.key(bench.config.seed)
     )

@@ -17,11 +17,11 @@ from ddm_embed.data.splits import obstacle, sample, sample_positions, split_fold
 from ddm_embed.data.types import Source, Split, read_all
 from ddm_embed.errors import UserError
 from ddm_embed.features.bank import GIB, Key, bank_of
-from ddm_embed.features.trained import restore
+from ddm_embed.features.run import open_run
 from ddm_embed.models.patches import is_sequence
 from ddm_embed.parallel import distributed
 from ddm_embed.probe.atlas import Atlas
-from ddm_embed.probe.bench import Bench, Entry, Judged, Predicted, open_reader
+from ddm_embed.probe.bench import Bench, Entry, Judged, Predicted, reading_of
 from ddm_embed.probe.engine import describe_size, predict, sweep
 from ddm_embed.probe.manifest import manifest
 from ddm_embed.probe.measures import memorisation
@@ -74,7 +74,7 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     with distributed.unhurried():
         images = read_all(train.images, run.data.threads)
         test_images = None if reason else read_all(source.test.images, run.data.threads)
-    reader = open_reader(restore(run, workdir, source.image_shape), config)
+    trained = open_run(workdir, run)
     choosing = sample_positions(len(images), config.selection_images, config.seed)
     class_ids, labels = None, None
     if train.read_labels is not None:
@@ -83,9 +83,9 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
             reason = f"all {len(images)} training images of {source.name} are of one class; a probe needs two"
 
     begin = time.perf_counter()
-    times = (0.0,) if reader.timeless else tuple(config.times)
-    logger.info("step %d: features of %d images at %d levels", reader.trained.step, len(choosing), len(times))
-    bank = reader.read(images[choosing], times, 0, reader.names)
+    times = (0.0,) if trained.timeless else tuple(config.times)
+    logger.info("step %d: features of %d images at %d levels", trained.step, len(choosing), len(times))
+    bank = trained.read(images[choosing], times, 0, trained.names, reading_of(config))
     timing = {"features_s": time.perf_counter() - begin, "features_gib": bank.nbytes / GIB}
     timing["kept"] = "memory" if bank.folder is None else "disk"
     logger.info("%s, in %.0f s", describe_size(bank), timing["features_s"])
@@ -93,7 +93,7 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
         "dataset": source.name,
         "kind": "sequences" if is_sequence(source.image_shape) else "images",
         "name": config.name,
-        "checkpoint_step": reader.trained.step,
+        "checkpoint_step": trained.step,
         "seeds": {"train": run.train.seed, "probe": config.seed},
         "classes": names_of(source, class_ids),
         "warnings": [] if reason is None else [f"no protocol was run: {reason}"],
@@ -101,7 +101,7 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     predictions, atlas = {}, {}
     if reason is None:
         fold = split_fold(labels[choosing], len(class_ids), config.validation_fraction, config.seed)
-        bench = Bench(config, reader, images, labels, len(class_ids), test_images, choosing, fold, bank)
+        bench = Bench(config, trained, images, labels, len(class_ids), test_images, choosing, fold, bank)
         begin = time.perf_counter()
         judged = judge_all(bench)
         baselines = judge_baselines(bench)
@@ -115,7 +115,9 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     if config.measures:
         rows = sample_positions(len(choosing), config.measure_images, config.seed)
         at = choosing[rows]
-        results["measures"] = measure(reader, bank, rows, images[at], None if labels is None else labels[at], run)
+        results["measures"] = measure(
+            trained, reading_of(config), bank, rows, images[at], None if labels is None else labels[at]
+        )
         if "profile" in results:
             results["measures"]["memorisation"] = memorised(results)
         chosen = results.get("selected")

@@ -99,7 +99,7 @@ def semi_supervised(bench: Bench) -> dict[str, Judged]:
     fresh ones, over `config.semi_draws` draws. The rate is the middle one of the recipe's: few labels choose none."""
     judged, recipe = {}, recipe_for("finetune", bench)
     rate = sorted(recipe.learning_rates)[len(recipe.learning_rates) // 2]
-    starts = {"semi": bench.reader.trained.params, "scratch": fresh_params(bench)}
+    starts = {"semi": bench.run.params, "scratch": fresh_params(bench)}
     for per_class in bench.config.shots:
         drawn, chosen, keys = shots(bench, per_class, bench.config.semi_draws)
         for name, params in starts.items():

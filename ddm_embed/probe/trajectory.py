@@ -43,8 +43,8 @@ def trajectory(bench: Bench, ridge: Head) -> dict[str, Judged]:
     Raises:
       UserError: there is no such feature, or one code for all levels.
     """
-    config, names = bench.config, bench.reader.names
-    if bench.reader.timeless:
+    config, names = bench.config, bench.run.names
+    if bench.run.timeless:
         raise UserError("config.protocols: trajectory needs codes that differ over noise levels, and this run has one")
     feature = config.reader_feature or ("z" if "z" in names else names[len(names) // 2])
     if feature not in names:
@@ -52,10 +52,10 @@ def trajectory(bench: Bench, ridge: Head) -> dict[str, Judged]:
     times = np.unique(np.concatenate([readers.levels(k) for k in config.reader_levels]))
 
     def codes(images: Pixels, draw: int) -> Trajectory:
-        return as_trajectory(bench.reader.read(images, tuple(times.tolist()), draw, [feature]), feature)
+        return as_trajectory(bench.read(images, tuple(times.tolist()), draw, [feature]), feature)
 
     train = codes(bench.images, 0)
-    draws = 1 if bench.reader.noiseless(feature) else config.noise_draws
+    draws = 1 if bench.run.noiseless(feature) else config.noise_draws
     tests = [codes(bench.test_images, draw) for draw in range(1, draws + 1)]
     judged = {}
     for name in config_lib.names(config.readers):

@@ -13,10 +13,12 @@ from ml_collections import ConfigDict
 from ddm_embed.data.augment import augment
 from ddm_embed.errors import UserError
 from ddm_embed.features.bank import Bank, Key
+from ddm_embed.features.extract import Reading
+from ddm_embed.features.run import Run
 from ddm_embed.parallel import distributed
 from ddm_embed.probe import measures
 from ddm_embed.probe.atlas import Atlas, make_map, make_strips
-from ddm_embed.probe.bench import Pixels, Reader
+from ddm_embed.probe.bench import Pixels
 
 logger = logging.getLogger("ddm_embed")
 
@@ -26,19 +28,18 @@ VIEWS = (1001, 1002)  # draws of the two views' noise, which no other draw is
 
 
 def measure(
-    reader: Reader,
+    run: Run,
+    reading: Reading,
     bank: Bank,
     rows: Int[np.ndarray, " measured"],
     images: Pixels,
     labels: Int[np.ndarray, " measured"] | None,
-    run: ConfigDict,
 ) -> dict[str, Any]:
     """RankMe, alignment, uniformity and, with labels, retrieval's mAP of every feature at every level, and their CKA.
 
     Args:
-      reader: the run. bank: features, of which `rows` are measured. images: of those rows. labels: of those rows.
-      run: its config: alignment is between two views of `data.augment`, crops where it has none, each with noise of
-        its own.
+      run: alignment is between two views of its `data.augment`, crops where it has none, each with noise of its own.
+      reading: how features are read. bank: features, of which `rows` are measured. images, labels: of those rows.
 
     Returns:
       {"images": how many, "profile": [{"feature", "t", "rankme", "alignment", "uniformity", "retrieval_map"}, ...],
@@ -46,8 +47,8 @@ def measure(
       images) has None, and is left out of the CKA.
     """
     begin = time.perf_counter()
-    seen = zip(views(images, run), VIEWS, strict=True)
-    first, second = (reader.read(view, bank.times, draw, reader.names) for view, draw in seen)
+    seen = zip(views(images, run.config), VIEWS, strict=True)
+    first, second = (run.read(view, bank.times, draw, run.names, reading) for view, draw in seen)
     profile, sound = [], []
     for key in bank.keys:
         x = bank.one(key)[rows]

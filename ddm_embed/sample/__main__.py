@@ -21,7 +21,7 @@ from ddm_embed.data.sources import check_same, open_source
 from ddm_embed.data.types import Source, Split, read_all, subset
 from ddm_embed.drawing import save
 from ddm_embed.errors import UserError
-from ddm_embed.features.trained import Trained, restore
+from ddm_embed.features.run import Run, open_run
 from ddm_embed.runs import files
 from ddm_embed.sample import needs
 from ddm_embed.sample.needs import obstacle
@@ -57,7 +57,7 @@ def main(config: ConfigDict) -> int:
     folder.mkdir(exist_ok=True)  # fails now if it cannot be written, not after the work
     source = open_source(run)
     check_same(source, workdir / "data.json")
-    trained = restore(run, workdir, source.image_shape)
+    trained = open_run(workdir, run)
     beside = tuple(restore_beside(files.place(place), run, source) for place in filter(None, config.beside.split(",")))
     shown = choose(source, run, config)._replace(beside=beside)
     for name in [PICTURE.value] if PICTURE.value != "all" else [name for name in PICTURES if not refused[name]]:
@@ -88,7 +88,7 @@ def choose(source: Source, run: ConfigDict, config: ConfigDict) -> Shown:
     return Shown(read(shown), read(train), train.read_labels and train.read_labels(), source.classes)
 
 
-def restore_beside(workdir: Path, run: ConfigDict, source: Source) -> Trained:
+def restore_beside(workdir: Path, run: ConfigDict, source: Source) -> Run:
     """Another run, to set beside this one.
 
     Raises:
@@ -102,7 +102,7 @@ def restore_beside(workdir: Path, run: ConfigDict, source: Source) -> Trained:
     if any(other.data[field] != run.data[field] for field in fields):
         raise UserError(f"config.beside: {workdir} was trained on other images; name runs on {run.data.name}")
     check_same(source, workdir / "data.json")
-    return restore(other, workdir, source.image_shape)
+    return open_run(workdir, other)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from ddm_embed.diffusion import sampler as sampler_lib
 from ddm_embed.drawing import image_grid
-from ddm_embed.features.trained import Trained
+from ddm_embed.features.run import Run
 from ddm_embed.sample.generate import Told, bounded, denoiser, draw_noise, encode, over_batch, sample, stream, tell_of
 from ddm_embed.sample.shown import Shown, embed_at, levels, rmse, way, whose
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def reconstructions(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
+def reconstructions(trained: Run, shown: Shown, config: ConfigDict) -> "Figure":
     images, times = shown.images, levels(trained, config)
     number, solver = len(images), (config.sampler, config.steps, config.seed)
     noise = draw_noise(trained, number, config.seed)
@@ -33,7 +33,7 @@ def reconstructions(trained: Trained, shown: Shown, config: ConfigDict) -> "Figu
     return image_grid(np.stack(list(columns.values()), axis=1), list(columns), None, title)
 
 
-def one_z(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
+def one_z(trained: Run, shown: Shown, config: ConfigDict) -> "Figure":
     images, many = shown.images, config.samples
     told = tell_of(images, config.seed)
     told = Told(image=np.repeat(images, many, axis=0), eps=np.repeat(told.eps, many, axis=0))
@@ -44,7 +44,7 @@ def one_z(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
     return image_grid(grid, labels, None, f"{whose(trained)}: many samples from one z ({way(config)})")
 
 
-def interpolation(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
+def interpolation(trained: Run, shown: Shown, config: ConfigDict) -> "Figure":
     pairs, many = len(shown.images) // 2, config.samples
     images = shown.images[: 2 * pairs]
     eps = tell_of(images[::2], config.seed).eps
@@ -59,7 +59,7 @@ def interpolation(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure
     return image_grid(grid, labels, None, f"{whose(trained)}: from A's z to B's {path}, noise fixed ({way(config)})")
 
 
-def code_grid(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
+def code_grid(trained: Run, shown: Shown, config: ConfigDict) -> "Figure":
     side, reach = 10, config.grid_range
     across = np.linspace(-reach, reach, side, dtype=np.float32)
     codes = np.stack(np.meshgrid(across, across[::-1]), axis=-1).reshape(-1, 2)
@@ -73,7 +73,7 @@ def code_grid(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
     return figure
 
 
-def trajectory(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
+def trajectory(trained: Run, shown: Shown, config: ConfigDict) -> "Figure":
     images = shown.images[:4]
     process, kind = trained.objective.process, trained.objective.prediction
     times = sampler_lib.time_grid(process, config.sampler, config.steps)
@@ -97,14 +97,14 @@ def trajectory(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
     return image_grid(np.stack(rows), [f"t={times[i]:.2f}" for i in at], names, title)
 
 
-def samples(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
+def samples(trained: Run, shown: Shown, config: ConfigDict) -> "Figure":
     noise = draw_noise(trained, config.images * config.samples, config.seed)
     made = sample(trained, noise, Told(), config.sampler, config.steps, config.seed)
     grid = made.reshape(config.images, config.samples, *made.shape[1:])
     return image_grid(grid, [""] * config.samples, None, f"{whose(trained)}: samples without a z ({way(config)})")
 
 
-def inversion(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
+def inversion(trained: Run, shown: Shown, config: ConfigDict) -> "Figure":
     images = shown.images
     told = tell_of(images, config.seed) if trained.networks.encode else Told()
     noise = encode(trained, images, told, config.sampler, config.steps)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ddm_embed.features.trained import Trained
+from ddm_embed.features.run import Run
 from ddm_embed.heads import direct
 from ddm_embed.methods.diffusion import gaussian_kl
 from ddm_embed.sample.generate import embed, over_batch, stream, tell_of
@@ -32,7 +32,7 @@ class Detail(NamedTuple):
 
 
 def measure(
-    trained: Trained, train: Images, labels: Int[np.ndarray, " number"] | None, shown: Images, t: float, seed: int = 0
+    trained: Run, train: Images, labels: Int[np.ndarray, " number"] | None, shown: Images, t: float, seed: int = 0
 ) -> Detail:
     """Reads class and pixels back from z at t, as the denoiser is told it: a Gaussian code is drawn.
 
@@ -67,7 +67,7 @@ def measure(
     return Detail(accuracy, float(jnp.mean((guess - flat[b:]) ** 2) / variance), nats, readout)
 
 
-def codes(trained: Trained, images: Images, t: float, seed: int) -> tuple[Float[Array, "number dim"], float | None]:
+def codes(trained: Run, images: Images, t: float, seed: int) -> tuple[Float[Array, "number dim"], float | None]:
     """z [number, dim] as the denoiser is told it, and the mean KL of a Gaussian code."""
 
     def body(params, batch):

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Key
 from ddm_embed.diffusion import prediction as prediction_lib
 from ddm_embed.diffusion import sampler as sampler_lib
 from ddm_embed.diffusion.prediction import Image, Level
-from ddm_embed.features.trained import Trained
+from ddm_embed.features.extract import in_batches, sees_clean
+from ddm_embed.features.run import Run
 from ddm_embed.models.patches import is_sequence
 from ddm_embed.parallel.mesh import BATCH_AXES
 
@@ -51,9 +52,9 @@ def tell_of(images: Made, seed: int) -> Told:
     return Told(image=images, eps=np.asarray(eps))
 
 
-def embed(trained: Trained, params: Any, image: Image, eps: Image, t: Level) -> Any:
+def embed(trained: Run, params: Any, image: Image, eps: Image, t: Level) -> Any:
     """The embedding of images in [-1, 1] at t [batch], seen as in training: clean, or noised by eps."""
-    if trained.config.embedding.input != "x0":
+    if not sees_clean(trained.config):
         image = prediction_lib.noised(image, eps, *trained.objective.process.marginal(t))
     return trained.networks.encode(params, image, t)
 
@@ -73,7 +74,7 @@ def interpolate(a: Code, b: Code, share: Level, sphere: bool) -> Code:
     return jnp.where(near, jnp.where(share < 0.5, a, b), along)
 
 
-def tell(trained: Trained, params: Any, told: Told, t: Level) -> Code | None:
+def tell(trained: Run, params: Any, told: Told, t: Level) -> Code | None:
     """The z at t that `told` stands for."""
     if trained.networks.encode is None:
         return None
@@ -88,13 +89,13 @@ def tell(trained: Trained, params: Any, told: Told, t: Level) -> Code | None:
     return interpolate(z, other, told.share, trained.config.embedding.sphere)
 
 
-def denoiser(trained: Trained, params: Any, told: Told) -> sampler_lib.Denoise:
+def denoiser(trained: Run, params: Any, told: Told) -> sampler_lib.Denoise:
     """(x_t, t) -> prediction, as the samplers take it."""
     return lambda xt, t: trained.networks.denoise(params, xt, t, tell(trained, params, told, t))[0]
 
 
 def guess_in_one_step(
-    trained: Trained, params: Any, image: Image, eps: Image, told: Told, t: Array | float
+    trained: Run, params: Any, image: Image, eps: Image, told: Told, t: Array | float
 ) -> tuple[Image, Image]:
     """The image and the noise that the denoiser guesses from x_t at one t.
 
@@ -110,14 +111,14 @@ def guess_in_one_step(
     return prediction_lib.to_x0(*arguments), prediction_lib.to_eps(*arguments)
 
 
-def draw_noise(trained: Trained, number: int, seed: int) -> Made:
+def draw_noise(trained: Run, number: int, seed: int) -> Made:
     """What sampling starts from, [number, height, width, channel]."""
     noise = trained.objective.process.prior(stream(seed, "start"), (number, *trained.models.image_shape))
     return np.asarray(noise)
 
 
 def sample(
-    trained: Trained, x: Made, told: Told, sampler: str, steps: int, seed: int, clip: bool = True
+    trained: Run, x: Made, told: Told, sampler: str, steps: int, seed: int, clip: bool = True
 ) -> Float[np.ndarray, "batch height width channel"]:
     """Images from noise x [batch, height, width, channel], on the host; see `sampler.sample`.
 
@@ -135,12 +136,12 @@ def sample(
     return over_batch(trained, body)((x, told))
 
 
-def bounded(trained: Trained) -> bool:
+def bounded(trained: Run) -> bool:
     """Whether what the run is of lies within [-1, 1], as images do and sequences do not."""
     return not is_sequence(trained.models.image_shape)
 
 
-def encode(trained: Trained, image: Made, told: Told, sampler: str, steps: int) -> Made:
+def encode(trained: Run, image: Made, told: Told, sampler: str, steps: int) -> Made:
     """The noise [batch, height, width, channel] that the probability-flow ODE carries images in [-1, 1] to."""
     process, kind = trained.objective.process, trained.objective.prediction
 
@@ -151,11 +152,10 @@ def encode(trained: Trained, image: Made, told: Told, sampler: str, steps: int) 
     return over_batch(trained, body)((image, told))
 
 
-def over_batch(trained: Trained, body: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
+def over_batch(trained: Run, body: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
     """A jitted function of a tree of arrays of one length: body(params, tree), split over the mesh, on the host.
 
-    At most `BATCH` rows pass at a time, in passes of one size; the last, and a length that the mesh does not divide, is
-    filled up by repeating the first rows.
+    At most `BATCH` rows pass at a time, in passes of one size.
     """
     split, whole = NamedSharding(trained.mesh, P(BATCH_AXES)), NamedSharding(trained.mesh, P())
     compiled = jax.jit(body, in_shardings=(whole, split), out_shardings=split)
@@ -163,11 +163,9 @@ def over_batch(trained: Trained, body: Callable[[Any, Any], Any]) -> Callable[[A
     def call(batch):
         number, devices = len(jax.tree.leaves(batch)[0]), trained.mesh.size
         size = -(-min(number, BATCH) // devices) * devices
-        parts = []
-        for start in range(0, number, size):
-            rows = np.arange(start, start + size) % number
-            part = jax.tree.map(lambda a, rows=rows: jax.device_put(np.asarray(a)[rows], split), batch)
-            parts.append(jax.device_get(compiled(trained.params, part)))
-        return jax.tree.map(lambda *a: np.concatenate(a)[:number], *parts)
+        passes = in_batches(
+            batch, trained.mesh, lambda left: (size, lambda part, start: compiled(trained.params, part))
+        )
+        return jax.tree.map(lambda *a: np.concatenate(a)[:number], *(jax.device_get(found) for _, _, found in passes))
 
     return call

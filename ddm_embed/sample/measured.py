@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddm_embed.drawing import TRACE, image_grid, place_grid
-from ddm_embed.features.trained import Trained
+from ddm_embed.features.run import Run
 from ddm_embed.sample.detail import measure
 from ddm_embed.sample.generate import Told, bounded, guess_in_one_step, over_batch, stream, tell_of
 from ddm_embed.sample.shown import Shown, embed_at, levels, rmse, whose
@@ -23,7 +23,7 @@ logger = logging.getLogger("ddm_embed")
 NAMED = 20  # most classes that a legend names
 
 
-def wrong_z(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
+def wrong_z(trained: Run, shown: Shown, config: ConfigDict) -> "Figure":
     from matplotlib.figure import Figure
 
     images, times = shown.images[:6], list(config.times)
@@ -55,7 +55,7 @@ def wrong_z(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
     return figure
 
 
-def code_scatter(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
+def code_scatter(trained: Run, shown: Shown, config: ConfigDict) -> "Figure":
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -85,7 +85,7 @@ def code_scatter(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure"
     return figure
 
 
-def loss(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
+def loss(trained: Run, shown: Shown, config: ConfigDict) -> "Figure":
     from matplotlib.figure import Figure
 
     times, images = np.linspace(0.02, 0.98, 25), shown.train
@@ -124,7 +124,7 @@ def loss(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
     return figure
 
 
-def detail(trained: Trained, shown: Shown, config: ConfigDict) -> "Figure":
+def detail(trained: Run, shown: Shown, config: ConfigDict) -> "Figure":
     columns, labels = [shown.images], ["image"]
     numbers = "pixels" if bounded(trained) else "samples"
     for run in (trained, *shown.beside):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ml_collections import ConfigDict
 
-from ddm_embed.features.trained import Trained
+from ddm_embed.features.run import Run
 from ddm_embed.sample import decoded, measured
 from ddm_embed.sample.shown import Shown
 
@@ -18,7 +18,7 @@ class Picture(NamedTuple):
 
     what: str
     needs: tuple[str, ...]
-    draw: Callable[[Trained, Shown, ConfigDict], "Figure"]
+    draw: Callable[[Run, Shown, ConfigDict], "Figure"]
 
 
 PICTURES = {

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from ddm_embed.features.trained import Trained
+from ddm_embed.features.run import Run
 from ddm_embed.sample.generate import embed, over_batch, tell_of
 
 Images = Float[np.ndarray, "number height width channel"]
@@ -22,16 +22,15 @@ class Shown(NamedTuple):
     train: Images
     labels: Int[np.ndarray, " number"] | None
     names: tuple[str, ...] | None = None
-    beside: tuple[Trained, ...] = ()
+    beside: tuple[Run, ...] = ()
 
 
-def levels(trained: Trained, config: ConfigDict) -> list[float]:
+def levels(trained: Run, config: ConfigDict) -> list[float]:
     """The noise levels at which codes are looked at: one stands for all of a static code of the image."""
-    static = not trained.config.embedding.timed and trained.config.embedding.input == "x0"
-    return [config.times[0]] if static else list(config.times)
+    return [config.times[0]] if trained.static("z") else list(config.times)
 
 
-def embed_at(trained: Trained, images: Images, times: list[float], seed: int) -> Float[np.ndarray, "time number dim"]:
+def embed_at(trained: Run, images: Images, times: list[float], seed: int) -> Float[np.ndarray, "time number dim"]:
     """z of images at each t, [time, number, dim]; of a Gaussian code the mean."""
 
     def body(params, told):
@@ -43,7 +42,7 @@ def embed_at(trained: Trained, images: Images, times: list[float], seed: int) ->
     return over_batch(trained, body)(tell_of(images, seed)).swapaxes(0, 1)
 
 
-def whose(trained: Trained) -> str:
+def whose(trained: Run) -> str:
     return f"{trained.config.name}, step {trained.step}"
 
 

@@ -20,8 +20,8 @@ from ddm_embed.embed import layout
 from ddm_embed.embed.layout import Embeddings
 from ddm_embed.embed.listing import Input, Unreadable, list_images, path_of, reader_of
 from ddm_embed.errors import UserError
-from ddm_embed.features.opened import open_any
-from ddm_embed.features.run import Frozen
+from ddm_embed.features.exported import open_any
+from ddm_embed.features.run import Run
 from ddm_embed.runs import files
 from ddm_embed.search import drawn, nearest
 
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
 
 
 def find_query(
-    query: str, found: Embeddings, frozen: Frozen, root: Path
+    query: str, found: Embeddings, frozen: Run, root: Path
 ) -> tuple[Float[np.ndarray, "time dim"], Input | None, int | None]:
     """(embedding, what to draw, position in the file): an image of the file has the last, another one has the second.
 

@@ -9,13 +9,11 @@ from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
-from ddm_embed.features.choice import check_feature
-from ddm_embed.features.opened import open_run
-from ddm_embed.features.run import Frozen
+from ddm_embed.features.run import Run, open_run
 from ddm_embed.methods import presets as arms
 from ddm_embed.methods import system
 from ddm_embed.train.loop import train
-from ddm_embed.validate import validate
+from ddm_embed.validate import check_feature, validate
 
 TOKENS = {28: 7, 0: 4}  # along a side of so many pixels or more, at least: patches are the largest that leave so many
 LARGEST_PATCH = 16
@@ -33,7 +31,7 @@ def pretrain(
     batch_size: int,
     seed: int,
     feature: str | None = None,
-) -> Frozen:
+) -> Run:
     """Trains in `workdir`, or goes on where it was left, and opens what came of it.
 
     Args:

@@ -22,7 +22,7 @@ from ddm_embed.embed import __main__ as program
 from ddm_embed.embed import layout, making, parts
 from ddm_embed.embed.listing import Unreadable, list_images
 from ddm_embed.errors import UserError
-from ddm_embed.features.opened import open_run
+from ddm_embed.features.run import open_run
 
 # As a slow disk would: enough for a signal to come in between.
 SLOW = """

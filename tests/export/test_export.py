@@ -23,8 +23,8 @@ from ddm_embed.export.measured import Measured
 from ddm_embed.export.program import exact, serialised
 from ddm_embed.features import exported
 from ddm_embed.features.choice import Choice
-from ddm_embed.features.opened import open_any, open_run
-from ddm_embed.features.run import Frozen
+from ddm_embed.features.exported import open_any
+from ddm_embed.features.run import Run, open_run
 from ddm_embed.methods import presets as arms
 from ddm_embed.methods.system import make_models
 
@@ -43,7 +43,7 @@ def make_frozen(config, image_shape=(8, 8, 1), scale=None, feature=None):
     rng = np.random.default_rng(0)
     leaves = [rng.normal(0, leaf.shape[0] ** -0.5, leaf.shape).astype(np.float32) for leaf in leaves]
     choice = Choice(feature or models.features[-1], 0.3, "a test")
-    return Frozen(config, image_shape, jax.tree.unflatten(tree, leaves), 3, choice, (0.0, 0.3), scale, "here", classes)
+    return Run(config, image_shape, jax.tree.unflatten(tree, leaves), 3, "here", scale, classes, (choice, (0.0, 0.3)))
 
 
 @pytest.fixture(scope="module")
@@ -362,7 +362,7 @@ def test_that_t_has_no_effect_is_said_only_where_it_is_so(tmp_path):
         config = tiny_config()
         arms.apply(arm, config)
         frozen = make_frozen(config)
-        frozen.levels = (0.5,)  # as of a probe that read one level
+        frozen = frozen.replace(chosen=(frozen.choice, (0.5,)))  # as of a probe that read one level
         text = card_of(tmp_path, frozen, Choice("z", 0.5, "a test"))
         assert ("t has no effect" in text) == timeless, arm
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ddm_embed import Embedder
-from ddm_embed.features.opened import open_run
+from ddm_embed.features.run import open_run
 
 
 def measure(workdir: Path, number: int, repeats: int) -> dict[str, float]:

@@ -12,8 +12,8 @@ from ddm_embed.data.augment import to_float
 from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
 from ddm_embed.features.choice import choose
-from ddm_embed.features.opened import open_any, open_run
-from ddm_embed.features.run import Frozen
+from ddm_embed.features.exported import open_any
+from ddm_embed.features.run import Run, open_run
 
 IMAGES = np.round(load_digits().images * (255 / 16)).astype(np.uint8)[..., None]
 
@@ -56,9 +56,7 @@ def test_a_small_call_compiles_a_small_batch(tiny_run):
 
 
 def test_embeddings_are_what_the_encoder_says(tiny_run, frozen):
-    from ddm_embed.features.trained import restore
-
-    trained = restore(*tiny_run, (8, 8, 1))
+    trained = open_run(tiny_run[1])
     x0 = to_float(IMAGES[:5])
     for t in (0.0, 0.3):
         z = trained.networks.encode(trained.params, x0, np.full(5, t, np.float32)).z
@@ -82,7 +80,7 @@ def test_a_pickled_encoder_embeds_alike(frozen):
 
 def test_a_fingerprint_does_not_depend_on_how_numbers_are_printed(frozen):
     scale = Scale(np.full(2, 1 / 3, np.float32), np.ones(2, np.float32))
-    one = Frozen(frozen.config, (1, 8, 2), frozen.params, 20, frozen.choice, frozen.levels, scale, "here")
+    one = Run(frozen.config, (1, 8, 2), frozen.params, 20, "here", scale)
     before = one.fingerprint()
     with np.printoptions(precision=2):
         assert one.fingerprint() == before != frozen.fingerprint()

@@ -66,7 +66,7 @@ def make_networks(config, image_shape):
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [leaf + 0.05 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
     networks, process = system.make_networks(models, config), system.make_process(config)
-    features_at = make_features(networks, process, config.embedding.input)
+    features_at = make_features(networks, process, config.embedding.input == "x0")
     return features_at, jax.tree.unflatten(tree, noisy), tuple(feature_names(models))
 
 

@@ -19,8 +19,8 @@ from ddm_embed.config import probe_default
 from ddm_embed.data.sources import open_source
 from ddm_embed.data.splits import split_fold
 from ddm_embed.diffusion.sampler import SAMPLERS
-from ddm_embed.features.extract import make_extract, make_features
-from ddm_embed.features.trained import Trained
+from ddm_embed.features.extract import Reading, make_extract, make_features
+from ddm_embed.features.run import Run
 from ddm_embed.methods import system
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.probe.engine import sweep
@@ -81,8 +81,8 @@ def features(devices, config, source):
     models = system.make_models(config, source.image_shape)
     mesh = make_mesh(devices, 1, devices=jax.devices()[:devices])
     networks = system.make_networks(models, config)
-    features_of = make_features(networks, system.make_process(config), config.embedding.input)
-    extract = make_extract(features_of, mesh, 16, 0)
+    features_of = make_features(networks, system.make_process(config), config.embedding.input == "x0")
+    extract = make_extract(features_of, mesh, Reading(16))
     params = jax.device_put(models.init(jax.random.key(0)), NamedSharding(mesh, PartitionSpec()))
     return extract(params, source.train.images[:50], (0.2, 0.5), 0, ["z", "denoiser_1"]), mesh
 
@@ -99,8 +99,7 @@ def samples(devices, config, source):
     mesh = make_mesh(devices, 1, devices=jax.devices()[:devices])
     models = system.make_models(config, source.image_shape)
     params = jax.device_put(models.init(jax.random.key(0)), NamedSharding(mesh, PartitionSpec()))
-    networks, objective = system.make_networks(models, config), system.make_objective(config)
-    trained = Trained(config, models, networks, objective, params, 0, mesh)
+    trained = Run(config, source.image_shape, params, 0, "here", mesh=mesh)
     told = generate.tell_of(source.train.images[np.arange(8)].astype(np.float32) / 127.5 - 1, seed=0)
     noise = generate.draw_noise(trained, 8, seed=0)
     return {name: generate.sample(trained, noise, told, name, 4, seed=0) for name in SAMPLERS}

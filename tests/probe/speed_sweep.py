@@ -18,8 +18,7 @@ from ddm_embed.data.sources import open_source
 from ddm_embed.data.splits import split_fold
 from ddm_embed.data.types import read_all
 from ddm_embed.features.bank import Key
-from ddm_embed.features.trained import restore
-from ddm_embed.probe.bench import open_reader
+from ddm_embed.features.run import open_run
 from ddm_embed.probe.engine import describe_size, sweep
 from ddm_embed.probe.protocols import HEADS
 
@@ -48,17 +47,16 @@ def main():
     parser.add_argument("--every", type=int, nargs="+", default=[1])
     parser.add_argument("--images", type=int, default=10**9)
     arguments = parser.parse_args()
-    run, config = config_lib.read(arguments.workdir), config_lib.probe_default()
-    source = open_source(run)
-    images = read_all(source.train.images, run.data.threads)[: arguments.images]
+    run, config = open_run(arguments.workdir), config_lib.probe_default()
+    source = open_source(run.config)
+    images = read_all(source.train.images, run.config.data.threads)[: arguments.images]
     classes, labels = np.unique(source.train.read_labels()[: len(images)], return_inverse=True)
-    reader = open_reader(restore(run, arguments.workdir, source.image_shape), config)
     begin = time.perf_counter()
-    bank = reader.read(images, tuple(config.times), 0, reader.names)
+    bank = run.read(images, tuple(config.times), 0, run.names, reading_of(config))
     print(f"{describe_size(bank)}, in {time.perf_counter() - begin:.1f} s", flush=True)
     fold = split_fold(labels, len(classes), config.validation_fraction, config.seed)
     for protocol, every in zip(arguments.protocols, arguments.every, strict=True):
-        measure(HEADS[protocol](config), bank, fold, reader.trained.mesh, every)
+        measure(HEADS[protocol](config), bank, fold, run.mesh, every)
 
 
 def measure(head, bank, fold, mesh, every):

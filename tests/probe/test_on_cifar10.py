@@ -12,7 +12,7 @@ from conftest import tiny_config
 from ddm_embed import config as config_lib
 from ddm_embed.data.sources import open_source
 from ddm_embed.features.bank import Key
-from ddm_embed.features.extract import make_extract, make_features
+from ddm_embed.features.extract import Reading, make_extract, make_features
 from ddm_embed.heads import direct
 from ddm_embed.heads.logistic import logistic
 from ddm_embed.heads.recipes import RECIPES
@@ -35,9 +35,9 @@ def cifar(tfds_dir):
     models = make_models(config, source.image_shape)
     shapes, keys = models.init(jax.random.key(0)), iter(jax.random.split(jax.random.key(1), 1000))
     params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(next(keys), a.shape), shapes)
-    features_of = make_features(make_networks(models, config), make_process(config), "x0")
+    features_of = make_features(make_networks(models, config), make_process(config), True)
     images = source.train.images[np.arange(2400)]
-    bank = make_extract(features_of, make_mesh(1, 1), 400, 0)(params, images, (0.0, 0.4), 0, NAMES)
+    bank = make_extract(features_of, make_mesh(1, 1), Reading(400))(params, images, (0.0, 0.4), 0, NAMES)
     assert all(float(jnp.std(bank.one(key))) > 1e-3 for key in bank.keys)
     return {key: np.asarray(bank.one(key)) for key in bank.keys}, source.train.read_labels()[:2400]
 

@@ -13,7 +13,7 @@ from ddm_embed.data import splits
 from ddm_embed.data.types import Source, Split
 from ddm_embed.errors import UserError
 from ddm_embed.features.bank import Bank, Key
-from ddm_embed.features.extract import make_extract, make_features
+from ddm_embed.features.extract import Reading, make_extract, make_features
 from ddm_embed.methods.system import make_models, make_networks, make_process
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.probe import evaluate as protocol
@@ -104,8 +104,8 @@ def test_features_do_not_depend_on_the_batch_size(tiny_run):
     names = models.features
 
     def read(batch_size, draw):
-        features_of = make_features(make_networks(models, config), make_process(config), "xt")
-        bank = make_extract(features_of, make_mesh(1, 1), batch_size, 0)(params, images, (0.5,), draw, names)
+        features_of = make_features(make_networks(models, config), make_process(config), False)
+        bank = make_extract(features_of, make_mesh(1, 1), Reading(batch_size))(params, images, (0.5,), draw, names)
         return {name: bank.one(Key(name, 0.5)) for name in names}
 
     few, many, other = read(7, 1), read(30, 1), read(30, 2)
@@ -120,10 +120,10 @@ def test_features_averaged_over_draws_vary_less_from_draw_to_draw(tiny_run):
     source = protocol.open_source(config)
     models, images = make_models(config, source.image_shape), np.asarray(source.train.images[:30])
     _, params = restore_ema(workdir, jax.eval_shape(models.init, jax.random.key(0)))
-    features_of, key = make_features(make_networks(models, config), make_process(config), "x0"), Key("denoiser_2", 0.5)
+    features_of, key = make_features(make_networks(models, config), make_process(config), True), Key("denoiser_2", 0.5)
 
     def variance(averaged):
-        extract = make_extract(features_of, make_mesh(1, 1), 30, 0, averaged=averaged)
+        extract = make_extract(features_of, make_mesh(1, 1), Reading(30, averaged=averaged))
         draws = [extract(params, images, (key.t,), draw, [key.name]).one(key) for draw in range(12)]
         return float(jnp.mean(jnp.var(jnp.stack(draws), axis=0)))
 

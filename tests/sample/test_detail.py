@@ -6,7 +6,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from ddm_embed.data.sources import open_source
-from ddm_embed.features.trained import restore
+from ddm_embed.features.run import open_run
 from ddm_embed.methods.diffusion import Networks, gaussian_kl
 from ddm_embed.sample import detail
 from ddm_embed.sample.detail import measure
@@ -17,14 +17,16 @@ def digits(tiny_run):
     config, workdir = tiny_run
     source = open_source(config)
     images = source.train.images[np.arange(1000)].astype(np.float32) / 127.5 - 1
-    return restore(config, workdir, source.image_shape), images, source.train.read_labels()[:1000]
+    return open_run(workdir), images, source.train.read_labels()[:1000]
 
 
 def told(trained, encode, gaussian=False):
     """The run with another encoder."""
     config = trained.config.copy_and_resolve_references()
     config.embedding.gaussian = gaussian
-    return trained._replace(config=config, networks=Networks(trained.networks.denoise, encode))
+    other = trained.replace(config=config)
+    other.networks = Networks(trained.networks.denoise, encode)
+    return other
 
 
 def test_a_code_that_is_the_image_keeps_all_its_pixels(digits):

@@ -3,9 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddm_embed import config as config_lib
 from ddm_embed.data.sources import open_source
-from ddm_embed.features.trained import restore
+from ddm_embed.features.run import open_run
 from ddm_embed.methods.diffusion import Networks
 from ddm_embed.sample import generate
 from ddm_embed.sample.generate import Told
@@ -13,8 +12,7 @@ from ddm_embed.sample.generate import Told
 
 @pytest.fixture(scope="module")
 def trained(tiny_run):
-    config, workdir = tiny_run
-    return restore(config_lib.read(workdir), workdir, open_source(config).image_shape)
+    return open_run(tiny_run[1])
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +85,8 @@ def test_an_encoder_of_noise_sees_the_denoisers_own_if_of_x_t_and_its_own_if_of_
         seen["denoiser"] = xt
         return trained.networks.denoise(params, xt, t, z)
 
-    other = trained._replace(config=config, networks=Networks(denoise, encode))
+    other = trained.replace(config=config)
+    other.networks = Networks(denoise, encode)
     for seed in (0, 1):
         eps = jax.random.normal(generate.stream(seed, "denoiser"), images.shape)
         generate.guess_in_one_step(other, trained.params, images, eps, generate.tell_of(images, seed), 0.6)

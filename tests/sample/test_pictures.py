@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ddm_embed import config as config_lib
 from ddm_embed.data.sources import open_source
-from ddm_embed.features.trained import restore
+from ddm_embed.features.run import open_run
 from ddm_embed.sample.needs import NEEDS, obstacle
 from ddm_embed.sample.pictures import PICTURES
 from ddm_embed.sample.shown import Shown
@@ -68,7 +68,7 @@ def finished(workdir, **changes):
     assert train(config, workdir).finished
     source = open_source(config)
     images = source.train.images[np.arange(64)].astype(np.float32) / 127.5 - 1
-    trained = restore(config, workdir, source.image_shape)
+    trained = open_run(workdir)
     return trained, Shown(images[:4], images[4:], source.train.read_labels()[4:64], source.classes, beside=(trained,))
 
 

@@ -10,7 +10,7 @@ from ddm_embed.embed import layout, making
 from ddm_embed.embed.layout import Embeddings
 from ddm_embed.embed.listing import list_images
 from ddm_embed.errors import UserError
-from ddm_embed.features.opened import open_run
+from ddm_embed.features.run import open_run
 from ddm_embed.search import nearest
 
 

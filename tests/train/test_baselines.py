@@ -7,7 +7,7 @@ import pytest
 from conftest import saved_arrays, tiny_config
 
 from ddm_embed.errors import UserError
-from ddm_embed.features.trained import restore
+from ddm_embed.features.run import open_run
 from ddm_embed.methods import presets as arms
 from ddm_embed.methods import system
 from ddm_embed.train import loop
@@ -30,7 +30,7 @@ def test_the_random_arm_saves_the_initialisation_bit_for_bit(tmp_path):
     models = system.make_models(config, (8, 8, 1))
     expected = jax.jit(models.init)(jax.random.key(config.train.seed))
     assert set(expected) == {"encoder"} and models.features == ["z", "encoder_1"]
-    trained = restore(config, tmp_path / "run", (8, 8, 1))
+    trained = open_run(tmp_path / "run")
     assert trained.step == 0
     jax.tree.map(np.testing.assert_array_equal, trained.params, expected)
     assert train(config, tmp_path / "run").nothing_to_do
@@ -127,7 +127,7 @@ def test_labels_that_do_not_begin_at_nought_are_learned_and_missing_ones_refused
         train(config, tmp_path / "run")
     np.save(tmp_path / "train_labels.npy", np.array([5, 900])[np.arange(40) % 2])
     assert train(config, tmp_path / "run").finished
-    assert restore(config, tmp_path / "run", (8, 8, 1)).models.classifier.features == 2
+    assert open_run(tmp_path / "run").models.classifier.features == 2
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 from conftest import tiny_config
 
 from ddm_embed.config import default
-from ddm_embed.features.trained import restore
+from ddm_embed.features.run import open_run
 from ddm_embed.train.loop import train
 from ddm_embed.train.optimizer import make_optimizer
 
@@ -37,7 +37,7 @@ def test_an_adversarys_gradient_does_not_clip_the_networks():
 def test_the_adversary_learns_and_is_saved_with_the_run(tmp_path):
     config = tiny_config(**{"diffusion.timesteps": "adversarial"})
     assert train(config, tmp_path).finished
-    logits = restore(config, tmp_path, (8, 8, 1)).params["adversary"]["logits"]
+    logits = open_run(tmp_path).params["adversary"]["logits"]
     assert logits.shape == (20,) and float(jnp.std(logits)) > 0
 
 
