@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ddm_embed import config as config_lib
-from ddm_embed.errors import UserError
 from ddm_embed.models.build import Models
 from ddm_embed.results import Results, read
 

@@ -19,7 +19,7 @@ from ddm_embed import config as config_lib
 from ddm_embed.data import labels
 from ddm_embed.data.augment import to_float
 from ddm_embed.data.sequences import Scale
-from ddm_embed.data.sources import Stored
+from ddm_embed.data.types import Stored
 from ddm_embed.diffusion.process import Process
 from ddm_embed.errors import UserError
 from ddm_embed.features.bank import Bank
