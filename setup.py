@@ -18,7 +18,7 @@ setup(
     license="Apache-2.0",
     packages=[*find_packages(include=["ddm_embed", "ddm_embed.*"]), "ddm_embed.configs"],
     package_dir={"ddm_embed.configs": "configs"},  # `--config digits` finds them where there is no clone
-    package_data={"ddm_embed.report": ["page.css", "page.js"]},
+    package_data={"ddm_embed": ["fields.tsv"], "ddm_embed.report": ["page.css", "page.js"]},
     python_requires=">=3.11,<3.14",
     install_requires=[
         "absl-py>=2.1,<3",

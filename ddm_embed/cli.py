@@ -1,69 +1,115 @@
-"""What the programs share: flags, logging, the other processes, and one line and a non-zero exit for what the user can
-mend."""
+"""What the programs share: flags, help, logging, the other processes, and one line and a non-zero exit code for what
+the user can mend.
 
+Each program has flags of its own and a `main(argv)` that returns its exit code, so that several can be called in one
+process. Nothing here, nor at the top of a program, imports JAX: `--help` answers at once.
+"""
+
+import contextlib
+import copy
 import faulthandler
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
-import jax
-from absl import app, flags
+from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from ddm_embed import config as config_lib
+from ddm_embed import reference
 from ddm_embed.errors import UserError
-from ddm_embed.parallel import cluster, distributed
+from ddm_embed.parallel import cluster
 from ddm_embed.runs import files
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; runs/NAME of the config where one is made.")
+logger = logging.getLogger("ddm_embed")
 
 # sysexits' EX_TEMPFAIL: saved after SIGTERM or SIGINT, or another process was lost; the same command again goes on.
 STOPPED = 75
+HELP = {"help", "helpshort", "helpfull", "h", "?"}
+CONFIG_HELP = "FILE or FILE:KEY=VALUE,...; FILE is a path, such as configs/digits.py, or a name, such as digits."
 
 
-def launch(
-    body: Callable[[ConfigDict], int], default: ConfigDict, config_required: bool, processes: bool = False
-) -> None:
-    """Parses `--config` and the other flags, runs the body with the config and exits with the code it returns.
+def new_flags(processes: bool = False) -> flags.FlagValues:
+    """The flags that every program has; with `processes` those of a program that may run as several processes, too."""
+    f = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "Run directory; runs/NAME of the config where one is made.", flag_values=f)
+    if processes:
+        string, integer = (partial(define, flag_values=f) for define in (flags.DEFINE_string, flags.DEFINE_integer))
+        how = "How the processes of a run find one another."
+        flags.DEFINE_enum("cluster", "auto", cluster.CLUSTERS, how, flag_values=f)
+        string("coordinator_address", None, "HOST:PORT of process 0, to start by flags alone.")
+        integer("num_processes", None, "How many processes the run has; another number is an error.", 1)
+        integer("process_id", None, "Which of them this one is, from 0.", 0)
+        integer("connect_seconds", 300, "How long the processes wait for one another to start.", 1)
+        integer("watchdog_seconds", 600, "Without progress for so long, one of several processes ends.", 1)
+    return f
+
+
+def run(
+    argv: list[str] | None,
+    doc: str,
+    known: flags.FlagValues,
+    body: Callable[[flags.FlagValues, Any], int],
+    default: Callable[[], ConfigDict] | None = None,
+    config_required: bool = False,
+) -> int:
+    """Parses the flags and runs a program; its exit code.
+
+    What it changes in this process, such as handlers of the log, it puts back; one of several processes that fails
+    ends here, without the others' leave.
 
     Args:
-      body: the program.
-      default: the config that files start from; a `--config.FIELD` that it lacks is refused.
+      argv: the command line without the program's name; None: this process's own.
+      doc: what `--help` begins with.
+      known: the program's flags, which stay as they are: a copy is parsed.
+      body: the program, of the parsed flags and the config, or of the arguments that are no flags if it has no config.
+      default: makes the config that files start from; a `--config.FIELD` that it lacks is refused.
       config_required: whether the program needs `--config`, or goes by the default without it.
-      processes: whether it runs as several processes where there are several.
     """
-
-    def program() -> int:
-        if processes:
-            _define_process_flags()
-        config = _parse(sys.argv, default, config_required)
-        _set_up_logging()
-        _set_up_compilation_cache()
-        if processes:
-            _join_processes()
-        return body(config)
-
-    _run(program)
-
-
-def launch_on_arguments(body: Callable[[list[str]], int]) -> None:
-    """Parses the flags, runs the body, which takes no config, with what is no flag, and exits with its code."""
-
-    def program() -> int:
-        app.define_help_flags()
-        arguments = flags.FLAGS(sys.argv)[1:]
-        _set_up_logging()
-        _set_up_compilation_cache()
-        return body(arguments)
-
-    _run(program)
+    given = copy.deepcopy(known)
+    if argv is None:
+        argv = sys.argv[1:]
+        faulthandler.enable()  # JAX aborts a process that has lost the others: say where it was
+        _quieten_failed_saves()
+    if any(part.startswith("-") and part.lstrip("-") in HELP for part in argv):
+        print(help_text(doc, given, default, config_required))
+        return 0
+    with _logging() as handler:
+        try:
+            what = _parse(argv, given, default(), config_required) if default else given(["", *argv])[1:]
+            _set_up_compilation_cache()
+            if "num_processes" in given:
+                _join_processes(given, handler)
+            code = body(given, what)
+        except Exception as error:
+            code = _code_of(error)
+        if _is_joined() and code not in (0, STOPPED):
+            _end(code)
+        return code
 
 
-def check_flags(arguments: list[str], needed: tuple[flags.FlagHolder, ...], example: str) -> None:
+def help_text(
+    doc: str, known: flags.FlagValues, default: Callable[[], ConfigDict] | None, config_required: bool
+) -> str:
+    """What `--help` prints: the docstring, each flag and each field of the config with its default."""
+    rows = [(f"--{name}", (known[name].default_as_str or "").strip("'") or "none", known[name].help) for name in known]
+    if default:
+        what = CONFIG_HELP + (" Required." if config_required else "")
+        rows.insert(0, ("--config", "none", what))
+    text = f"{doc.strip()}\n\nFlags, with their defaults:\n\n{reference.columns(rows)}"
+    if default:
+        fields = [(f"--config.{name}", value, what) for name, value, what in reference.shipped(default.__name__)]
+        text += f"\n\nFields of the config, with their defaults:\n\n{reference.columns(fields)}"
+    return text
+
+
+def check_flags(given: flags.FlagValues, arguments: list[str], needed: tuple[str, ...], example: str) -> None:
     """Checks what a program without a config was given.
 
     Args:
@@ -74,46 +120,52 @@ def check_flags(arguments: list[str], needed: tuple[flags.FlagHolder, ...], exam
     """
     if arguments:
         raise UserError(f"unexpected argument {arguments[0]!r}; flags begin with --")
-    for flag in needed:
-        if not flag.value:
-            raise UserError(f"--{flag.name} is missing; as in {example}")
+    for name in needed:
+        if not given[name].value:
+            raise UserError(f"--{name} is missing; as in {example}")
 
 
-def _run(program: Callable[[], int]) -> None:
-    """Runs it and exits with its code, or with that of what it raised."""
-    faulthandler.enable()  # JAX aborts a process that has lost the others: say where it was
-    try:
-        code = program()
+def _code_of(error: Exception) -> int:
+    """Says on stderr, in one line, what the user can mend, and gives the exit code; raises the error if it is another.
+
+    Where another process was lost, or waits for this one, this process ends here.
+    """
+    if _is_joined():
+        from ddm_embed.parallel import distributed
+
+        if distributed.lost_another(error):
+            traceback.print_exc()
+            print(f"{_who()}another process was lost; run the same command again to go on", file=sys.stderr)
+            _end(STOPPED)
+    line = _mend(error)
+    if line is None:
+        if _is_joined():  # at its exit JAX waits for the others, who wait for its work
+            traceback.print_exc()
+            _end(1)
+        raise error
+    print(f"{_who()}error: {line}", file=sys.stderr)
+    return 1
+
+
+def _mend(error: Exception) -> str | None:
+    """What is wrong and how to mend it, if the user can."""
     # An OSError says which file, and why: disk full, no permission.
-    except (UserError, flags.Error, OSError, *files.store_errors()) as error:
-        _exit_if_lost(error)
-        print(f"{_who()}error: {error}", file=sys.stderr)
-        code = 1
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            _exit_if_lost(error)
-            _exit_if_others_wait()
-            raise
-        reason = str(error).splitlines()[0]
-        print(
-            f"error: the device is out of memory ({reason}); lower config.train.batch_size (the probe's "
+    if isinstance(error, (UserError, flags.Error, OSError, *files.store_errors())):
+        return str(error)
+    jax = sys.modules.get("jax")
+    if jax and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            f"the device is out of memory ({str(error).splitlines()[0]}); lower config.train.batch_size (the probe's "
             "config.batch_size, embed's --batch_size), split the model with config.mesh.fsdp, or choose a smaller "
-            "config.model.variant",
-            file=sys.stderr,
+            "config.model.variant"
         )
-        code = 1
-    except Exception as error:
-        _exit_if_others_wait()
-        if not _in_backends(error):
-            raise
+    if _in_backends(error):
         reason = f"{error}".splitlines()[:1] or ["no such device, or not the library that drives it"]
-        print(
-            f"error: JAX has no device to run on (JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {reason[0]}); "
-            "install the extra that brings it, pip install -e '.[cuda]' or '.[tpu]', or unset JAX_PLATFORMS",
-            file=sys.stderr,
+        return (
+            f"JAX has no device to run on (JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {reason[0]}); "
+            "install the extra that brings it, pip install -e '.[cuda]' or '.[tpu]', or unset JAX_PLATFORMS"
         )
-        code = 1
-    _exit(code)
+    return None
 
 
 def _in_backends(error: Exception) -> bool:
@@ -122,74 +174,61 @@ def _in_backends(error: Exception) -> bool:
     return isinstance(error, (RuntimeError, AssertionError)) and frame.f_code.co_filename.endswith("xla_bridge.py")
 
 
-def _define_process_flags() -> None:
-    flags.DEFINE_enum("cluster", "auto", cluster.CLUSTERS, "How the processes of a run find one another.")
-    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, to start by flags alone.")
-    flags.DEFINE_integer("num_processes", None, "How many processes the run has; another number is an error.", 1)
-    flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", 0)
-    flags.DEFINE_integer("connect_seconds", 300, "How long the processes wait for one another to start.", 1)
-    flags.DEFINE_integer("watchdog_seconds", 600, "Without progress for so long, one of several processes ends.", 1)
-
-
-def _join_processes() -> None:
-    f = flags.FLAGS
-    how = cluster.find(
-        f.cluster, f.coordinator_address, f.num_processes, f.process_id, os.environ, cluster.has_tpu()
-    )  # fmt: skip
-    distributed.start(how, f.num_processes, f.connect_seconds, heartbeat=min(100, f.watchdog_seconds))
-    if jax.process_count() > 1:
-        distributed.watch(f.watchdog_seconds, STOPPED)
-        logger = logging.getLogger("ddm_embed")
-        if not distributed.is_lead():
-            logger.setLevel(logging.WARNING)
-            logger.handlers[0].setFormatter(logging.Formatter(f"%(asctime)s {_who()}%(message)s", "%H:%M:%S"))
-        logger.info("process 0 of %d; the others tell only what goes wrong", jax.process_count())
+def _is_joined() -> bool:
+    """Whether this is one of several processes, or a program that asked to be."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def _who() -> str:
-    several = jax.distributed.is_initialized() and jax.process_count() > 1
-    return f"[process {jax.process_index()}] " if several else ""
+    if not _is_joined():
+        return ""
+    import jax
+
+    return f"[process {jax.process_index()}] " if jax.process_count() > 1 else ""
 
 
-def _exit_if_lost(error: Exception) -> None:
-    """Ends with `STOPPED` if an error of JAX says that another process has gone."""
-    if jax.distributed.is_initialized() and distributed.lost_another(error):
-        traceback.print_exc()
-        print(f"{_who()}another process was lost; run the same command again to go on", file=sys.stderr)
-        _exit(STOPPED, wait=False)
+def _end(code: int) -> NoReturn:
+    """Ends this process, one of several, without the others' leave."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
-def _exit_if_others_wait() -> None:
-    """Ends one of several processes upon an error: at its exit JAX waits for the others, who wait for its work."""
-    if jax.distributed.is_initialized():
-        traceback.print_exc()
-        _exit(1)
+def _join_processes(given: flags.FlagValues, handler: logging.Handler) -> None:
+    import jax
+
+    from ddm_embed.parallel import distributed
+
+    how = cluster.find(
+        given.cluster, given.coordinator_address, given.num_processes, given.process_id, os.environ, cluster.has_tpu()
+    )
+    distributed.start(how, given.num_processes, given.connect_seconds, heartbeat=min(100, given.watchdog_seconds))
+    if jax.process_count() > 1:
+        distributed.watch(given.watchdog_seconds, STOPPED)
+        if not distributed.is_lead():
+            logger.setLevel(logging.WARNING)
+            handler.setFormatter(logging.Formatter(f"%(asctime)s {_who()}%(message)s", "%H:%M:%S"))
+        logger.info("process 0 of %d; the others tell only what goes wrong", jax.process_count())
 
 
-def _exit(code: int, wait: bool = True) -> None:
-    """Exits; one of several processes that has failed, or must not wait, does so without the others' leave."""
-    if jax.distributed.is_initialized() and (not wait or code not in (0, STOPPED)):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
-
-
-def _parse(argv: list[str], default: ConfigDict, config_required: bool) -> ConfigDict:
-    app.define_help_flags()
-    names = [part.lstrip("-") for part in argv[1:] if part.startswith("-")]
+def _parse(argv: list[str], given: flags.FlagValues, default: ConfigDict, config_required: bool) -> ConfigDict:
+    """The config; the other flags' values go into `given`."""
+    names = [part.lstrip("-") for part in argv if part.startswith("-")]
     for name in names:
         if name.startswith("config."):
             config_lib.check_field(name.partition("=")[0].removeprefix("config."), default)
     if any(name.partition("=")[0] == "config" for name in names):
         argv = _with_config_file(argv)
-        holder = config_flags.DEFINE_config_file("config", None, "Config file, as in configs/digits.py:key=value.")
+        define = partial(config_flags.DEFINE_config_file, default=None)
     elif config_required:
-        flags.DEFINE_string("config", None, "Config file, as in configs/digits.py:key=value; --config.FIELD=VALUE.")
-        holder = None
+        define = None
+        flags.DEFINE_string("config", None, CONFIG_HELP, flag_values=given)
     else:
-        holder = config_flags.DEFINE_config_dict("config", default, "Config; --config.FIELD=VALUE.")
-    rest = flags.FLAGS(argv)
+        define = partial(config_flags.DEFINE_config_dict, config=default)
+    argv = ["", *argv]
+    holder = define and define("config", help_string=CONFIG_HELP, flag_values=given, sys_argv=argv)
+    rest = given(argv)
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}; flags begin with --")
     if holder is None:
@@ -212,16 +251,24 @@ def _with_config_file(argv: list[str]) -> list[str]:
     return argv
 
 
-def _set_up_logging() -> None:
+@contextlib.contextmanager
+def _logging() -> Iterator[logging.Handler]:
+    """The package's log on stderr, by the handler that is given."""
+    before = logger.level, logger.propagate, absl_logging.get_verbosity()
     # What libraries say through absl is nothing a user of these programs can mend, or is raised as well.
     absl_logging.set_verbosity(absl_logging.FATAL)
-    _quieten_failed_saves()
-    logger = logging.getLogger("ddm_embed")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)
+        level, logger.propagate, verbosity = before
+        logger.setLevel(level)
+        absl_logging.set_verbosity(verbosity)
 
 
 def _quieten_failed_saves() -> None:
@@ -239,4 +286,8 @@ def _quieten_failed_saves() -> None:
 def _set_up_compilation_cache() -> None:
     """Compiled programs are kept between runs, so that a resumed run starts at once; the variable overrides where."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(Path.home() / ".cache" / "ddm_embed" / "jax"))
+        place = str(Path.home() / ".cache" / "ddm_embed" / "jax")
+        if "jax" in sys.modules:
+            sys.modules["jax"].config.update("jax_compilation_cache_dir", place)
+        else:  # JAX reads it when it is imported
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = place

@@ -9,23 +9,28 @@ launch/README.md.
 """
 
 import logging
+import sys
 
+from absl import flags
 from ml_collections import ConfigDict
 
 from ddm_embed import cli
 from ddm_embed import config as config_lib
-from ddm_embed.parallel import distributed
-from ddm_embed.probe import evaluate as protocol
-from ddm_embed.report.publish import publish
 from ddm_embed.runs import files
-from ddm_embed.train.loop import train
+
+FLAGS = cli.new_flags(processes=True)
 
 logger = logging.getLogger("ddm_embed")
 
 
-def main(config: ConfigDict) -> int:
+def body(given: flags.FlagValues, config: ConfigDict) -> int:
+    from ddm_embed.parallel import distributed
+    from ddm_embed.probe import evaluate as protocol
+    from ddm_embed.report.publish import publish
+    from ddm_embed.train.loop import train
+
     with distributed.together():
-        workdir = files.place(cli.WORKDIR.value or f"runs/{config.name}")
+        workdir = files.place(given.workdir or f"runs/{config.name}")
     outcome = train(config, workdir)
     if not outcome.finished:
         logger.info("saved at step %d of %d; run the same command again to go on", outcome.step, config.train.steps)
@@ -45,5 +50,9 @@ def main(config: ConfigDict) -> int:
     return 0
 
 
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(argv, __doc__, FLAGS, body, config_lib.default, config_required=True)
+
+
 if __name__ == "__main__":
-    cli.launch(main, config_lib.default(), config_required=True, processes=True)
+    sys.exit(main())

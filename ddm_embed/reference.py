@@ -1,26 +1,77 @@
-"""README's tables of config fields, made of the lines that define them and the comments beside these."""
+"""The reference of config fields, made of the lines that define them and the comments beside these.
+
+    python -m ddm_embed.reference
+
+writes `fields.tsv` beside this module: what the programs' `--help` says of fields without running what defines them.
+"""
 
 import inspect
 import re
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
 LINE = re.compile(r"\s+(c|\w+)\.(\w+) = (.+?)  # (.+)")
+FIELDS = Path(__file__).with_name("fields.tsv")
+
+Row = tuple[str, str, str]  # field, default, what
 
 
-def table(make: Callable[[], ConfigDict]) -> str:
-    """A Markdown table: field, default, what.
+def rows(make: Callable[[], ConfigDict]) -> list[Row]:
+    """Each field of a config with its default and what it is.
 
     Args:
       make: `config.default`, `config.probe_default` or `config.sample_default`; a line of it that sets a field ends in
         two spaces and a comment.
     """
-    rows = ["| field | default | what |", "| --- | --- | --- |"]
+    found = []
     for match in filter(None, map(LINE.fullmatch, inspect.getsource(make).splitlines())):
         room, field, value, comment = match.groups()
-        name = field if room == "c" else f"{room}.{field}"
         placeholder = re.fullmatch(r"placeholder\((\w+)\)", value)
-        value = f"none ({placeholder.group(1)})" if placeholder else f"`{value}`"
-        rows.append(f"| `{name}` | {value} | {comment} |")
-    return "\n".join(rows)
+        value = f"none ({placeholder.group(1)})" if placeholder else value
+        found.append((field if room == "c" else f"{room}.{field}", value, comment))
+    return found
+
+
+def table(make: Callable[[], ConfigDict]) -> str:
+    """A Markdown table of `rows`."""
+    lines = ["| field | default | what |", "| --- | --- | --- |"]
+    for field, value, what in rows(make):
+        shown = value if value.startswith("none (") else f"`{value}`"
+        lines.append(f"| `{field}` | {shown} | {what} |")
+    return "\n".join(lines)
+
+
+def shipped(config: str) -> list[Row]:
+    """`rows` as they are in the package's file. config: the name of the function that makes it."""
+    lines = [line.split("\t") for line in FIELDS.read_text().splitlines()]
+    return [tuple(parts) for name, *parts in lines if name == config]
+
+
+def to_tsv() -> str:
+    """The package's file: a line a field, config, field, default and what."""
+    from ddm_embed import config
+
+    makers = (config.default, config.probe_default, config.sample_default)
+    return "".join("\t".join((make.__name__, *row)) + "\n" for make in makers for row in rows(make))
+
+
+def columns(rows: Iterable[Row]) -> str:
+    """Plain text: the name with its default, and beside it what it is, in lines of up to 110 characters."""
+    lines, indent = [], 42
+    for name, value, what in rows:
+        first = f"  {name}={value}"
+        body = textwrap.wrap(what, 110 - indent, break_on_hyphens=False)
+        if len(first) > indent - 2:
+            lines.append(first)
+            first = ""
+        lines.append(f"{first:<{indent}}{body[0] if body else ''}")
+        lines += [" " * indent + line for line in body[1:]]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    FIELDS.write_text(to_tsv())
+    print(FIELDS)

@@ -1,5 +1,8 @@
 """Tiny configs, a compilation cache shared with subprocesses, and one trained run for whoever needs it."""
 
+import contextlib
+import importlib
+import io
 import json
 import os
 import subprocess
@@ -68,6 +71,23 @@ def run_module(module, *arguments, timeout=240, **environment):
         cwd=ROOT,
         env=os.environ | environment,
     )
+
+
+def run_program(module, *arguments):
+    """Calls `module.main` in this process; what `run_module` would return. What it does not say in a line is raised."""
+    program = importlib.import_module(module)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = program.main([str(argument) for argument in arguments])
+    return subprocess.CompletedProcess([module, *arguments], code, out.getvalue(), err.getvalue())
+
+
+def refused(process):
+    """The one line with which a program refused to go on."""
+    lines = process.stderr.strip().splitlines()
+    assert process.returncode == 1 and "Traceback" not in process.stderr, process.stderr
+    assert lines[-1].startswith("error: ") and sum(line.startswith("error: ") for line in lines) == 1
+    return lines[-1]
 
 
 def saved_arrays(workdir, step):

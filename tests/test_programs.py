@@ -1,7 +1,9 @@
 """The programs as a user runs them: end to end, and on bad input."""
 
+import importlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import shutil
@@ -12,29 +14,70 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, flags_of, run_module, tiny_config
+from absl import flags as absl_flags
+from conftest import ROOT, flags_of, refused, run_module, run_program, tiny_config
 from PIL import Image
+
+from ddm_embed import config as config_lib
+from ddm_embed import reference
 
 LAST_LINE = re.compile(r"test accuracy ([01]\.\d{4}) \+- 0\.\d{4} \(feature=\w+, t=[\d.]+; pixels [01]\.\d{4}\)")
 
 
-def refused(process):
-    """The one line with which a program refused to go on."""
-    lines = process.stderr.strip().splitlines()
-    assert process.returncode == 1 and "Traceback" not in process.stderr, process.stderr
-    assert lines[-1].startswith("error: ") and sum(line.startswith("error: ") for line in lines) == 1
-    return lines[-1]
+PROGRAMS = {  # and the config that each of them has
+    "main": config_lib.default, "preflight": config_lib.default, "probe": config_lib.probe_default,
+    "sample": config_lib.sample_default, "embed": None, "search": None, "export": None, "compare": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_tells_every_flag_and_every_field_of_the_config(name):
+    module = importlib.import_module("ddm_embed.main" if name == "main" else f"ddm_embed.{name}.__main__")
+    told = run_program(f"ddm_embed.{name}", "--workdir=x", "--help")
+    assert told.returncode == 0 and module.__doc__.strip() in told.stdout
+    fields = config_lib.flatten(PROGRAMS[name]()) if PROGRAMS[name] else ()
+    for given in [f"--{flag}" for flag in module.FLAGS] + [f"--config.{field}" for field in fields]:
+        assert f"\n  {given}=" in told.stdout, given
+
+
+def test_programs_are_imported_together_and_tell_their_flags_without_jax():
+    code = (
+        "import sys, importlib\n"
+        f"for program in [importlib.import_module(f'ddm_embed.{{name}}') for name in {list(PROGRAMS)}]:\n"
+        "    assert program.main(['--help']) == 0\n"
+        "heavy = {'jax', 'numpy', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, cwd=ROOT, check=True)
+
+
+def test_what_help_says_of_fields_is_what_the_code_says():
+    assert reference.FIELDS.read_text() == reference.to_tsv(), "run python -m ddm_embed.reference"
+
+
+def test_a_program_leaves_the_process_as_it_was(tmp_path):
+    """Each call has flags of its own; the log and the signals are as before, absl's global flags have none of them."""
+
+    def state():
+        logger, signals = logging.getLogger("ddm_embed"), (signal.SIGTERM, signal.SIGINT)
+        return logger.handlers[:], logger.level, logger.propagate, list(map(signal.getsignal, signals)), sys.argv[:]
+
+    before = state()
+    assert run_program("ddm_embed.sample", "--list", "--config.images=3").returncode == 0
+    assert "no run" in refused(run_program("ddm_embed.embed", f"--workdir={tmp_path}", "--images=x", "--out=x.npz"))
+    assert "--workdir is missing" in refused(run_program("ddm_embed.embed", "--images=x", "--out=x.npz"))
+    assert state() == before and not {"workdir", "config", "images"} & set(absl_flags.FLAGS)
 
 
 def test_train_probe_resume_and_finish(tmp_path):
     config = tiny_config(**{"probe.after_training": True})
     arguments = [*flags_of(config), "--workdir", tmp_path / "run"]
-    first = run_module("ddm_embed.main", *arguments)
+    first = run_module("ddm_embed.main", *arguments)  # a process: the code 0
     assert first.returncode == 0, first.stderr
     assert LAST_LINE.fullmatch(first.stdout.splitlines()[-1])
     assert re.search(r"step 20/20  loss .* images/s  MFU .* ETA 00:00", first.stderr)
     assert json.loads((tmp_path / "run" / "probe" / "linear" / "results.json").read_text())["checkpoint_step"] == 20
-    again = run_module("ddm_embed.main", *arguments)
+    again = run_program("ddm_embed.main", *arguments)
     assert again.returncode == 0 and "is finished: step 20 of 20" in again.stderr and "loss" not in again.stderr
 
 
@@ -66,15 +109,15 @@ def test_sigterm_saves_and_exits_with_its_own_code(tmp_path):
 )
 def test_bad_flags_end_in_one_line(flags, message, tmp_path):
     workdir = [] if "--workdir" in flags else ["--workdir", tmp_path / "run"]
-    line = refused(run_module("ddm_embed.main", *flags_of(tiny_config()), *workdir, *flags))
+    line = refused(run_program("ddm_embed.main", *flags_of(tiny_config()), *workdir, *flags))
     assert message in line
     assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_a_config_that_is_missing_or_misspelt_ends_in_one_line():
-    assert "--config is missing" in refused(run_module("ddm_embed.main"))
-    assert "no such file" in refused(run_module("ddm_embed.main", "--config", "configs/digit.py"))
-    argument = refused(run_module("ddm_embed.main", "--config", "configs/digits.py:inputs=xt"))
+    assert "--config is missing" in refused(run_module("ddm_embed.main"))  # a process: the code 1
+    assert "no such file" in refused(run_program("ddm_embed.main", "--config", "configs/digit.py"))
+    argument = refused(run_program("ddm_embed.main", "--config", "configs/digits.py:inputs=xt"))
     assert "expected key=value with key one of" in argument
 
 
@@ -91,7 +134,7 @@ def test_an_unreadable_image_ends_in_one_line_that_names_it(tmp_path, streamed):
     broken = tmp_path / "7.png"
     broken.write_bytes(broken.read_bytes()[:120])
     config = tiny_config(**{"data.name": f"folder:{tmp_path}", "data.resident_gib": 0.0 if streamed else 2.0})
-    process = run_module("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "run")
+    process = run_program("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "run")
     assert f"{broken}: not a readable image" in refused(process)
 
 
@@ -99,10 +142,10 @@ def test_another_config_and_a_damaged_checkpoint(tiny_run, tmp_path):
     config, workdir = tiny_run
     shutil.copytree(workdir, tmp_path / "run")
     arguments = [*flags_of(config), "--workdir", tmp_path / "run"]
-    line = refused(run_module("ddm_embed.main", *arguments, "--config.embedding.dim=9"))
+    line = refused(run_program("ddm_embed.main", *arguments, "--config.embedding.dim=9"))
     assert "holds a run of another config: embedding.dim was 8, is 9" in line
     (tmp_path / "run" / "checkpoints" / "20" / "train" / "_METADATA").write_text("{}")
-    process = run_module("ddm_embed.main", *arguments)
+    process = run_program("ddm_embed.main", *arguments)
     assert process.returncode == 0, process.stderr
     assert "checkpoint 20 is damaged (train/_METADATA has changed" in process.stderr
     assert "resuming at step 10 of 20" in process.stderr
@@ -115,7 +158,7 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path):
     try:
         while first.poll() is None and not (tmp_path / "run" / "config.json").exists():
             time.sleep(0.05)
-        assert "another process is training in it" in refused(run_module("ddm_embed.main", *arguments))
+        assert "another process is training in it" in refused(run_program("ddm_embed.main", *arguments))
     finally:
         first.kill()
         first.wait()
@@ -131,9 +174,9 @@ def test_a_platform_without_its_library_ends_in_one_line(platform, library, tmp_
 
 
 def test_a_config_of_the_other_program_ends_in_one_line(tiny_run):
-    assert "of another program" in refused(run_module("ddm_embed.main", "--config", "configs/probe.py"))
+    assert "of another program" in refused(run_program("ddm_embed.main", "--config", "configs/probe.py"))
     arguments = ["--workdir", tiny_run[1], "--config", "configs/digits.py"]
-    assert "of another program" in refused(run_module("ddm_embed.probe", *arguments))
+    assert "of another program" in refused(run_program("ddm_embed.probe", *arguments))
 
 
 @pytest.mark.slow
@@ -141,14 +184,14 @@ def test_data_that_changed_since_the_run_began_is_refused(tmp_path):
     np.save(tmp_path / "train_images.npy", np.zeros((20, 8, 8, 1), np.uint8))
     config = tiny_config(**{"data.name": f"arrays:{tmp_path}", "train.steps": 6})
     arguments = [*flags_of(config), "--workdir", tmp_path / "run"]
-    assert run_module("ddm_embed.main", *arguments).returncode == 0
+    assert run_program("ddm_embed.main", *arguments).returncode == 0
     np.save(tmp_path / "train_images.npy", np.zeros((21, 8, 8, 1), np.uint8))
-    assert "train_images was 20, is 21" in refused(run_module("ddm_embed.main", *arguments))
+    assert "train_images was 20, is 21" in refused(run_program("ddm_embed.main", *arguments))
 
 
 def test_probing_what_is_no_run_ends_in_one_line(tmp_path):
-    assert "--workdir is missing" in refused(run_module("ddm_embed.probe"))
-    assert "holds no run" in refused(run_module("ddm_embed.probe", "--workdir", tmp_path))
+    assert "--workdir is missing" in refused(run_program("ddm_embed.probe"))
+    assert "holds no run" in refused(run_program("ddm_embed.probe", "--workdir", tmp_path))
 
 
 @pytest.mark.slow
@@ -163,7 +206,7 @@ def test_your_own_images_train_and_probe(tmp_path):
             Image.fromarray(picture).save(tmp_path / "images" / name / f"{i}.jpg")
     config = tiny_config(**{"data.name": f"folder:{tmp_path}/images", "data.image_size": 8})
     config.probe.after_training = True
-    process = run_module("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "run")
+    process = run_program("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "run")
     assert process.returncode == 0, process.stderr
     assert float(LAST_LINE.fullmatch(process.stdout.splitlines()[-1]).group(1)) >= 0.9
 
@@ -172,7 +215,7 @@ def test_your_own_images_train_and_probe(tmp_path):
 def test_images_without_labels_train_and_are_measured_without(tmp_path):
     np.save(tmp_path / "train_images.npy", np.random.default_rng(0).integers(0, 256, (9, 8, 8, 5), np.uint8))
     config = tiny_config(**{"data.name": f"arrays:{tmp_path}", "probe.after_training": True, "train.steps": 6})
-    process = run_module("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "run")
+    process = run_program("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "run")
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[-1].startswith("not probed with labels: no protocol was run")
     results = json.loads((tmp_path / "run" / "probe" / "linear" / "results.json").read_text())
@@ -198,12 +241,12 @@ def test_cifar10_trains_from_tfds_without_tensorflow(tfds_dir, tmp_path):
 
 def test_pictures_are_listed_drawn_and_refused(tiny_run, tmp_path):
     _, workdir = tiny_run
-    listed = run_module("ddm_embed.sample", "--list", "--workdir", workdir)
+    listed = run_program("ddm_embed.sample", "--list", "--workdir", workdir)
     assert listed.returncode == 0 and "wrong_z " in listed.stdout, listed.stderr
     assert listed.stdout.count("not of this run") == 3  # code_scatter, code_grid, samples
 
     shutil.copytree(workdir, tmp_path / "run")
-    drawn = run_module("ddm_embed.sample", "--workdir", tmp_path / "run", "--picture=wrong_z", "--config.images=3")
+    drawn = run_program("ddm_embed.sample", "--workdir", tmp_path / "run", "--picture=wrong_z", "--config.images=3")
     assert drawn.returncode == 0, drawn.stderr
     path = drawn.stdout.splitlines()[-1]
     assert path == f"{tmp_path}/run/samples/wrong_z.png" and Image.open(path).size[0] > 300
@@ -214,4 +257,4 @@ def test_pictures_are_listed_drawn_and_refused(tiny_run, tmp_path):
         (["--picture=one_z", "--config.sampler=rk4"], "config.sampler='rk4'; use one of ancestral, ddim"),
         (["--picture=detail", "--config.beside=/no/such"], "/no/such holds no run"),
     ]:
-        assert message in refused(run_module("ddm_embed.sample", "--workdir", workdir, *flags))
+        assert message in refused(run_program("ddm_embed.sample", "--workdir", workdir, *flags))

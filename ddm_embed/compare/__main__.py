@@ -6,36 +6,46 @@ RUN is a run directory that was probed. Runs that differ in their seeds alone ar
 compare.md, compare.csv, compare.html and compare.png into DIR.
 """
 
+import sys
+
 from absl import flags
 
 from ddm_embed import cli
-from ddm_embed.compare import report
-from ddm_embed.compare import table as tables
-from ddm_embed.compare.runs import read_runs
 from ddm_embed.errors import UserError
 from ddm_embed.runs import files
 
-OUT = flags.DEFINE_string("out", "compare", "Directory for the files.")
-PROBE = flags.DEFINE_string("probe", None, "Which probe of each run, by its config.name; all of them by default.")
+FLAGS = cli.new_flags()
+flags.DEFINE_string("out", "compare", "Directory for the files.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "probe", None, "Which probe of each run, by its config.name; all of them by default.", flag_values=FLAGS
+)
 
 
-def main(runs: list[str]) -> int:
+def body(given: flags.FlagValues, runs: list[str]) -> int:
+    from ddm_embed.compare import report
+    from ddm_embed.compare import table as tables
+    from ddm_embed.compare.runs import read_runs
+
     if not runs:
         raise UserError(
             "no run is given; name run directories, as in python -m ddm_embed.compare runs/digits runs/other"
         )
-    if cli.WORKDIR.value:
+    if given.workdir:
         raise UserError(
-            f"--workdir={cli.WORKDIR.value}: runs are given without a flag, as in python -m ddm_embed.compare RUN"
+            f"--workdir={given.workdir}: runs are given without a flag, as in python -m ddm_embed.compare RUN"
         )
-    out = files.place(OUT.value)
+    out = files.place(given.out)
     out.mkdir(parents=True, exist_ok=True)  # fails now if it cannot be written, not after the work
-    found, left_out = tables.compare(read_runs([files.place(run) for run in runs], PROBE.value))
+    found, left_out = tables.compare(read_runs([files.place(run) for run in runs], given.probe))
     print(report.text(found, left_out), flush=True)
     written = report.write(found, left_out, out)
     print("\n" + ", ".join(map(str, written)))
     return 0
 
 
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(argv, __doc__, FLAGS, body)
+
+
 if __name__ == "__main__":
-    cli.launch_on_arguments(main)
+    sys.exit(main())

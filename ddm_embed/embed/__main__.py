@@ -14,73 +14,83 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from ddm_embed import cli
-from ddm_embed.embed import layout, making
-from ddm_embed.embed.listing import list_images
 from ddm_embed.errors import UserError
-from ddm_embed.features.exported import open_any
-from ddm_embed.features.run import Run, check_levels
 from ddm_embed.runs import files
-from ddm_embed.validate import check_feature
 
-IMAGES = flags.DEFINE_string("images", None, "A folder of images, an image, or a .npy of images or sequences.")
-OUT = flags.DEFINE_string("out", None, "The file to write: .npz, .parquet or .zarr.")
-TIMES = flags.DEFINE_string("t", None, "Noise levels with commas between, or all; the probe's choice by default.")
-FEATURE = flags.DEFINE_string("feature", None, "Such as z or encoder_2; the probe's choice by default.")
-SKIP_BAD = flags.DEFINE_bool("skip-bad", False, "End with code 0 also where images could not be read.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images at a time; what suits the device by default.", 1)
-THREADS = flags.DEFINE_integer("threads", min(16, os.cpu_count() or 1), "Threads that read images.", 1)
+if TYPE_CHECKING:
+    from ddm_embed.features.run import Run
+
+FLAGS = cli.new_flags()
+_string, _integer = (partial(define, flag_values=FLAGS) for define in (flags.DEFINE_string, flags.DEFINE_integer))
+_string("images", None, "A folder of images, an image, or a .npy of images or sequences.")
+_string("out", None, "The file to write: .npz, .parquet or .zarr.")
+_string("t", None, "Noise levels with commas between, or all; the probe's choice by default.")
+_string("feature", None, "Such as z or encoder_2; the probe's choice by default.")
+flags.DEFINE_bool("skip-bad", False, "End with code 0 also where images could not be read.", flag_values=FLAGS)
+_integer("batch_size", None, "Images at a time; what suits the device by default.", 1)
+_integer("threads", min(16, os.cpu_count() or 1), "Threads that read images.", 1)
 
 SHOWN = 20  # bad images that are listed on the screen
 
 logger = logging.getLogger("ddm_embed")
 
 
-def main(arguments: list[str]) -> int:
+def body(given: flags.FlagValues, arguments: list[str]) -> int:
+    # As Ctrl-C does: chunks are written whole or not at all, so any moment is a good one to stop.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        # As Ctrl-C does: chunks are written whole or not at all, so any moment is a good one to stop.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        return embed(arguments)
+        return embed(given, arguments)
     except KeyboardInterrupt:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         print("stopped; run the same command again to go on", file=sys.stderr)
         return cli.STOPPED
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def embed(arguments: list[str]) -> int:
+def embed(given: flags.FlagValues, arguments: list[str]) -> int:
+    from ddm_embed.embed import layout, making
+    from ddm_embed.embed.listing import list_images
+    from ddm_embed.features.exported import open_any
+    from ddm_embed.validate import check_feature
+
     example = "--workdir runs/digits --images photos --out photos.npz"
-    cli.check_flags(arguments, (cli.WORKDIR, IMAGES, OUT), example)
-    if "://" in OUT.value:
-        raise UserError(f"--out {OUT.value}: write to a path of this machine's files, and copy it from there")
-    out = Path(OUT.value)
+    cli.check_flags(given, arguments, ("workdir", "images", "out"), example)
+    if "://" in given.out:
+        raise UserError(f"--out {given.out}: write to a path of this machine's files, and copy it from there")
+    out = Path(given.out)
     layout.check_format(out)
-    frozen = open_any(files.place(cli.WORKDIR.value))
-    feature = frozen.choice.feature if FEATURE.value is None else FEATURE.value
+    frozen = open_any(files.place(given.workdir))
+    feature = frozen.choice.feature if given.feature is None else given.feature
     check_feature(feature, frozen.names)
-    times = read_times(TIMES.value, frozen)
-    listing = list_images(Path(IMAGES.value), frozen)
+    times = read_times(given.t, frozen)
+    listing = list_images(Path(given.images), frozen)
     for note in listing.notes:
         logger.info("%s", note)
     levels = ", ".join(f"{t:g}" for t in times)
-    by = [frozen.choice.by if asked is None else "the command line" for asked in (FEATURE.value, TIMES.value)]
+    by = [frozen.choice.by if asked is None else "the command line" for asked in (given.feature, given.t)]
     chosen_by = by[0] if by[0] == by[1] else f"feature: {by[0]}; t: {by[1]}"
     logger.info("%d images; %s at t = %s (chosen by %s)", len(listing.names), feature, levels, chosen_by)
-    outcome = making.make(making.Job(frozen, feature, times, chosen_by, listing), out, BATCH_SIZE.value, THREADS.value)
+    outcome = making.make(making.Job(frozen, feature, times, chosen_by, listing), out, given.batch_size, given.threads)
     said = "is finished already" if outcome.before else "is written"
     print(f"{out} {said}: {outcome.number} images, {len(times)} noise levels, {frozen.width(feature)} numbers each")
-    return report_bad(outcome.bad)
+    return report_bad(outcome.bad, given["skip-bad"].value)
 
 
-def read_times(text: str | None, frozen: Run) -> tuple[float, ...]:
+def read_times(text: str | None, frozen: "Run") -> tuple[float, ...]:
     """The noise levels that `--t` asks for.
 
     Raises:
       UserError: what is given is no level.
     """
+    from ddm_embed.features.run import check_levels
+
     if text is None:
         return (frozen.choice.t,)
     if text == "all":
@@ -93,7 +103,7 @@ def read_times(text: str | None, frozen: Run) -> tuple[float, ...]:
     return times
 
 
-def report_bad(bad: list[tuple[str, str]]) -> int:
+def report_bad(bad: list[tuple[str, str]], skip: bool) -> int:
     """Lists the images that have no row; the exit code."""
     for name, reason in bad[:SHOWN]:
         print(f"not embedded: {name}: {reason}", file=sys.stderr)
@@ -101,10 +111,14 @@ def report_bad(bad: list[tuple[str, str]]) -> int:
         print(f"not embedded: and {len(bad) - SHOWN} more; all are in the file's metadata, `bad`", file=sys.stderr)
     if not bad:
         return 0
-    hint = "" if SKIP_BAD.value else "; mend or remove them, or give --skip-bad to end with code 0"
+    hint = "" if skip else "; mend or remove them, or give --skip-bad to end with code 0"
     print(f"{len(bad)} images could not be read{hint}", file=sys.stderr)
-    return 0 if SKIP_BAD.value else 1
+    return 0 if skip else 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(argv, __doc__, FLAGS, body)
 
 
 if __name__ == "__main__":
-    cli.launch_on_arguments(main)
+    sys.exit(main())

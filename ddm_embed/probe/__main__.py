@@ -5,24 +5,30 @@
 W is the directory of a run. FIELD is one of times, strengths, neighbours and the others in configs/probe.py's default.
 """
 
+import sys
+
+from absl import flags
 from ml_collections import ConfigDict
 
 from ddm_embed import cli
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
-from ddm_embed.parallel import distributed
-from ddm_embed.probe import evaluate as protocol
-from ddm_embed.report.publish import publish
 from ddm_embed.runs import files
-from ddm_embed.validate import validate_probe
+
+FLAGS = cli.new_flags(processes=True)
 
 
-def main(config: ConfigDict) -> int:
-    if not cli.WORKDIR.value:
+def body(given: flags.FlagValues, config: ConfigDict) -> int:
+    from ddm_embed.parallel import distributed
+    from ddm_embed.probe import evaluate as protocol
+    from ddm_embed.report.publish import publish
+    from ddm_embed.validate import validate_probe
+
+    if not given.workdir:
         raise UserError("--workdir is missing; give the directory of a run, such as --workdir runs/digits")
     validate_probe(config)
     with distributed.together():
-        workdir = files.place(cli.WORKDIR.value)
+        workdir = files.place(given.workdir)
         folder = workdir / "probe" / config.name
         run = config_lib.read(workdir)
         folder.mkdir(parents=True, exist_ok=True)  # fails now if it cannot be written, not after the work
@@ -32,5 +38,9 @@ def main(config: ConfigDict) -> int:
     return 0
 
 
+def main(argv: list[str] | None = None) -> int:
+    return cli.run(argv, __doc__, FLAGS, body, config_lib.probe_default)
+
+
 if __name__ == "__main__":
-    cli.launch(main, config_lib.probe_default(), config_required=False, processes=True)
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """What pictures are of, and the words on them."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -8,8 +9,16 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from ddm_embed.features.run import Run
+from ddm_embed import config as config_lib
+from ddm_embed.data import splits
+from ddm_embed.data.augment import to_float
+from ddm_embed.data.sources import check_same
+from ddm_embed.data.types import Source, Split, read_all, subset
+from ddm_embed.errors import UserError
+from ddm_embed.features.run import Run, open_run
+from ddm_embed.sample import needs
 from ddm_embed.sample.generate import embed, over_batch, tell_of
+from ddm_embed.validate import validate
 
 Images = Float[np.ndarray, "number height width channel"]
 
@@ -23,6 +32,44 @@ class Shown(NamedTuple):
     labels: Int[np.ndarray, " number"] | None
     names: tuple[str, ...] | None = None
     beside: tuple[Run, ...] = ()
+
+
+def choose(source: Source, run: ConfigDict, config: ConfigDict) -> Shown:
+    """A seeded choice of test images (training images where there are none), and of other, labelled training images.
+
+    Raises:
+      UserError: there are too few.
+    """
+
+    def read(split: Split) -> np.ndarray:
+        return to_float(read_all(split.images, run.data.threads))
+
+    if source.test is not None:
+        shown, rest = splits.sample(source.test, config.images, config.seed), source.train
+    else:
+        order = np.random.default_rng(config.seed).permutation(len(source.train))
+        shown, rest = (subset(source.train, np.sort(part)) for part in (order[: config.images], order[config.images :]))
+    train = splits.sample(rest, config.training_images, config.seed)
+    if len(shown) < 2 or len(train) < 10:
+        raise UserError(f"{source.name} has too few images: pictures show 2 or more, and measure on 10 or more others")
+    return Shown(read(shown), read(train), train.read_labels and train.read_labels(), source.classes)
+
+
+def restore_beside(workdir: Path, run: ConfigDict, source: Source) -> Run:
+    """Another run, to set beside this one.
+
+    Raises:
+      UserError: it has no encoder, or was trained on other images.
+    """
+    other = config_lib.read(workdir)
+    validate(other)
+    if reason := needs.code(other, run) or needs.denoiser(other, run):
+        raise UserError(f"config.beside: {workdir} will not do, since `detail` {reason}")
+    fields = ("name", "data_dir", "image_size", "test_fraction")
+    if any(other.data[field] != run.data[field] for field in fields):
+        raise UserError(f"config.beside: {workdir} was trained on other images; name runs on {run.data.name}")
+    check_same(source, workdir / "data.json")
+    return open_run(workdir, other)
 
 
 def levels(trained: Run, config: ConfigDict) -> list[float]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, run_module, tiny_config
+from conftest import ROOT, refused, run_module, run_program, tiny_config
 from probed import make_results, write_run
 from safetensors.numpy import load_file
 
@@ -408,38 +408,15 @@ def test_the_program_exports_and_refuses_in_one_line(tiny_run, tmp_path):
     assert done.returncode == 1 and "is not empty" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 
-REFUSALS = """
-import json, sys
-from absl import flags
-from absl.testing import flagsaver
-from ddm_embed import export
-from ddm_embed.errors import UserError
-
-flags.FLAGS(["export"])
-for given, arguments in json.loads(sys.argv[1]):
-    try:
-        with flagsaver.flagsaver(**given):
-            export.main(arguments)
-        print("was not refused")
-    except UserError as error:
-        print(error)
-"""
-
-
 def test_what_cannot_be_exported_is_refused_with_the_reason(export, tmp_path):
-    """In a process of its own, as another program's flags of the same names may be defined in this one."""
-    run, out, new = export[0].place, str(export[1]), str(tmp_path / "new")
-    wrong = {
-        "--workdir is missing": ({"out": new}, []),
-        "--out is missing": ({"workdir": run}, []),
-        "holds no run": ({"workdir": str(tmp_path), "out": new}, []),
-        "expected a hub's name": ({"workdir": run, "out": new, "license": "My licence"}, []),
-        "is an export already": ({"workdir": out, "out": new}, []),
-        "unexpected argument 'z'": ({"workdir": run, "out": new}, ["z"]),
-    }
-    command = [sys.executable, "-c", REFUSALS, json.dumps(list(wrong.values()))]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.splitlines()
-    assert len(said) == len(wrong)
-    for line, reason in zip(said, wrong, strict=True):
-        assert reason in line
+    run, out, new = export[0].place, export[1], tmp_path / "new"
+    for reason, arguments in {
+        "--workdir is missing": ["--out", new],
+        "--out is missing": ["--workdir", run],
+        "holds no run": ["--workdir", tmp_path, "--out", new],
+        "expected a hub's name": ["--workdir", run, "--out", new, "--license=My licence"],
+        "is an export already": ["--workdir", out, "--out", new],
+        "unexpected argument 'z'": ["--workdir", run, "--out", new, "z"],
+    }.items():
+        assert reason in refused(run_program("ddm_embed.export", *arguments))
     assert not list(tmp_path.iterdir())

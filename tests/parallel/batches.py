@@ -8,7 +8,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import flags
 from jax.experimental import multihost_utils
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -20,9 +19,8 @@ from ddm_embed.parallel import cluster, distributed
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.train.loop import open_batches
 
-cli._define_process_flags()
-flags.FLAGS(sys.argv)
-f = flags.FLAGS
+f = cli.new_flags(processes=True)
+f(sys.argv)
 distributed.start(
     cluster.find("auto", f.coordinator_address, f.num_processes, f.process_id, os.environ, False),
     f.num_processes,
