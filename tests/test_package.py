@@ -46,7 +46,8 @@ def test_every_room_has_a_floor_and_mathematics_stays_pure(path):
 def test_importing_is_instant_and_loads_neither_tensorflow_nor_readers():
     code = (
         "import sys, ddm_embed; assert not {'jax', 'numpy'} & set(sys.modules)\n"
-        "import ddm_embed.main, ddm_embed.probe, ddm_embed.sample, ddm_embed.data.folder\n"
+        "import ddm_embed.train.loop, ddm_embed.probe.evaluate, ddm_embed.report.publish, ddm_embed.sample.shown\n"
+        "import ddm_embed.sample.pictures, ddm_embed.data.folder, ddm_embed.data.sources\n"
         "ddm_embed.data.sources.open_source(ddm_embed.config.default())  # the digits\n"
         "heavy = {'tensorflow', 'tensorflow_datasets', 'sklearn', 'matplotlib', 'tensorboardX'} & set(sys.modules)\n"
         "assert not heavy, heavy"
