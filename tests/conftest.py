@@ -1,10 +1,13 @@
 """Tiny configs, a compilation cache shared with subprocesses, and one trained run for whoever needs it."""
 
 import contextlib
+import fcntl
+import gc
 import importlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +15,7 @@ from pathlib import Path
 # Before JAX is imported: subprocesses inherit both.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import numpy as np
@@ -21,8 +24,10 @@ import pytest
 from ddm_embed import config as config_lib
 
 ROOT = Path(__file__).parents[1]
-# Compiles in three quarters of the time, which is most of what tiny models take; what runs is slower.
+# Compiles in a third of the time, which is most of what tiny models take; what runs is slower.
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+if jax.__version_info__ < (0, 11):  # later ones end at once on a flag that they no longer have
+    QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=4"
 
 
 def pytest_configure(config):
@@ -116,15 +121,46 @@ def run_on_eight(script, *arguments):
     return json.loads(process.stdout.splitlines()[-1])
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Compiled programs are let go of after a module if this worker has grown large."""
+    yield
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    if pages * os.sysconf("SC_PAGESIZE") > 1.5 * 2**30:
+        jax.clear_caches()
+        gc.collect()
+
+
+def made_once(tmp_path_factory, name, make):
+    """The directory `name`, the same for all workers, which the first that asks fills by `make(directory)`; do not
+    write into it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, made = base / name, base / f"{name}.made"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+            make(folder)
+            made.touch()
+    return folder
+
+
+def run_once(tmp_path_factory, name, config):
+    """(config, workdir) of a finished run of this config, trained by whichever worker asks first."""
+    from ddm_embed.train.loop import train
+
+    def make(workdir):
+        assert train(config, workdir).finished
+
+    return config, made_once(tmp_path_factory, name, make)
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
     """(config, workdir) of a finished run; do not write into it."""
-    from ddm_embed.train.loop import train
-
-    config = tiny_config(**{"train.picture_every": 20})
-    workdir = tmp_path_factory.mktemp("tiny") / "run"
-    assert train(config, workdir).finished
-    return config, workdir
+    return run_once(tmp_path_factory, "tiny", tiny_config(**{"train.picture_every": 20}))
 
 
 @pytest.fixture(scope="session")

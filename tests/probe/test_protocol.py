@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -148,15 +149,16 @@ def test_results_are_written_printed_and_drawn(evaluation, results, tmp_path, ca
     assert re.fullmatch(pattern, lines[-1]) and any("denoiser_2" in line for line in lines)
 
 
-def test_the_program_probes_a_run_by_the_config_and_its_overrides(tiny_run):
-    arguments = ["--workdir", tiny_run[1], "--config", "configs/probe.py:name=short"]
+def test_the_program_probes_a_run_by_the_config_and_its_overrides(tiny_run, tmp_path):
+    workdir = shutil.copytree(tiny_run[1], tmp_path / "run")
+    arguments = ["--workdir", workdir, "--config", "configs/probe.py:name=short"]
     process = run_module(
         "ddm_embed.probe", *arguments, "--config.times=0.3,", "--config.noise_draws=1", "--config.measures=False"
     )
     assert process.returncode == 0, process.stderr
     assert process.stdout.splitlines()[-1].startswith("test accuracy 0.")
     assert "t=0.3" in process.stdout.splitlines()[-1]
-    assert (tiny_run[1] / "probe" / "short" / "results.json").exists()
+    assert (workdir / "probe" / "short" / "results.json").exists()
 
 
 @pytest.mark.slow
