@@ -23,9 +23,8 @@ from ml_collections import ConfigDict, config_flags
 
 from ddm_embed import config as config_lib
 from ddm_embed import reference
-from ddm_embed.errors import UserError
+from ddm_embed.errors import UserError, store_errors
 from ddm_embed.parallel import cluster
-from ddm_embed.runs import files
 
 logger = logging.getLogger("ddm_embed")
 
@@ -150,7 +149,7 @@ def _code_of(error: Exception) -> int:
 def _mend(error: Exception) -> str | None:
     """What is wrong and how to mend it, if the user can."""
     # An OSError says which file, and why: disk full, no permission.
-    if isinstance(error, (UserError, flags.Error, OSError, *files.store_errors())):
+    if isinstance(error, (UserError, flags.Error, OSError, *store_errors())):
         return str(error)
     jax = sys.modules.get("jax")
     if jax and isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):

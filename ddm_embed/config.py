@@ -1,4 +1,4 @@
-"""The default config of a training run, its validation, and its life as JSON in the run directory.
+"""The default config of a training run, and what it is as JSON.
 
 Config files start from `default()`, change what makes them what they are, and lock. A field without a value is a
 placeholder of its type, so that a flag can set it.
@@ -259,10 +259,15 @@ def from_json(text: str, into: ConfigDict) -> ConfigDict:
     """
     try:
         saved = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"config.json is not JSON ({error}); restore it or use another --workdir") from error
     if not isinstance(saved, dict):
         raise UserError("config.json is not a JSON object; restore it or use another --workdir")
+    return from_dict(saved, into)
+
+
+def from_dict(saved: dict[str, Any], into: ConfigDict) -> ConfigDict:
+    """As `from_json`, of what its text stands for."""
     for name, value in flatten(saved).items():
         check_field(name, into)
         value = RENAMED.get((name, value) if isinstance(value, str) else None, value)
@@ -272,19 +277,6 @@ def from_json(text: str, into: ConfigDict) -> ConfigDict:
         except TypeError as error:
             raise UserError(f"config.json: {name}={value!r} is of the wrong type; restore the file") from error
     return into
-
-
-def read(workdir: Path) -> ConfigDict:
-    """The config that the run in this directory was started with.
-
-    Raises:
-      UserError: there is no run in this directory.
-    """
-    try:
-        text = (workdir / "config.json").read_text()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"--workdir {workdir} holds no run (no config.json); train one first") from error
-    return from_json(text, default())
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:

@@ -27,6 +27,7 @@ def body(given: flags.FlagValues, config: ConfigDict) -> int:
     from ddm_embed.parallel import distributed
     from ddm_embed.probe import evaluate as protocol
     from ddm_embed.report.publish import publish
+    from ddm_embed.runs.directory import RunDirectory
     from ddm_embed.train.loop import train
 
     with distributed.together():
@@ -40,13 +41,13 @@ def body(given: flags.FlagValues, config: ConfigDict) -> int:
     if not config.probe.after_training:
         return 0
     probe = config_lib.probe_default()
-    folder = workdir / "probe" / probe.name
-    if outcome.nothing_to_do and distributed.from_lead((folder / "results.json").exists):
-        logger.info("its probe's results are in %s", folder)
+    folder = RunDirectory(workdir).probe(probe.name)
+    if outcome.nothing_to_do and distributed.from_lead(folder.is_done):
+        logger.info("its probe's results are in %s", folder.path)
         return 0
     evaluation = protocol.evaluate(config, probe, workdir)
     if distributed.is_lead():
-        publish(evaluation, folder)
+        publish(evaluation, folder.path)
     return 0
 
 

@@ -1,11 +1,11 @@
 """results.json, what a probe found: its form, how it is written, and how it is read."""
 
 import json
-import types
-from typing import Any, NamedTuple, NotRequired, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
+from ddm_embed import json_reader
 from ddm_embed.errors import UserError
 
 BASELINES = ("pixels", "pca")  # what heads read in place of a run's features
@@ -144,7 +144,7 @@ def write(results: Results) -> str:
     return json.dumps(results, indent=1) + "\n"
 
 
-def read(text: str, file: Any, mend: str, required: tuple[str, ...] = ()) -> Results:
+def read(text: str | bytes, file: Any, mend: str, required: tuple[str, ...] = ()) -> Results:
     """The results in a text of any version.
 
     Args:
@@ -154,50 +154,14 @@ def read(text: str, file: Any, mend: str, required: tuple[str, ...] = ()) -> Res
     Raises:
       UserError: it is no JSON object, lacks a required field, or has one of another type.
     """
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{file}: not readable as JSON ({error}); {mend}") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: holds {_shown(found)}, expected an object; {mend}")
+    found = json_reader.read(text, file, mend)
     outer = [name for name in required if "." not in name and name not in found]
     lacking = outer or [name for name in required if "." in name and not _has(found, *name.split("."))]
     if lacking:
         raise UserError(f"{file}: of an older version, without {', '.join(lacking)}; {mend}")
-    wrong = _wrong(found, Results, "")
-    if wrong:
-        raise UserError(f"{file}: {wrong}; {mend}")
+    json_reader.check(found, Results, file, mend)
     return found
 
 
 def _has(found: dict[str, Any], outer: str, inner: str) -> bool:
     return inner in (found.get(outer) or {})
-
-
-def _wrong(value: Any, form: Any, at: str) -> str | None:
-    """Where a JSON value is not of a type, and what was expected there; None where it is."""
-    if form is Any:
-        return None
-    if isinstance(form, types.UnionType):  # X | None
-        return None if value is None else _wrong(value, get_args(form)[0], at)
-    kind = dict if is_typeddict(form) else get_origin(form) or form
-    allowed = (int, float) if kind is float else kind
-    if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
-        words = {dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number"}
-        return f"{at} is {_shown(value)}, expected {words[kind]}"
-    inner = []
-    if is_typeddict(form):
-        lacking = [name for name in sorted(form.__required_keys__) if name not in value]
-        if lacking:
-            return f"{at} is without {', '.join(lacking)}"
-        inner = [(value[name], hint, name) for name, hint in get_type_hints(form).items() if name in value]
-    elif kind is dict and get_args(form)[1] is not Any:
-        inner = [(item, get_args(form)[1], name) for name, item in value.items()]
-    elif kind is list:
-        inner = [(item, get_args(form)[0], str(place)) for place, item in enumerate(value)]
-    return next(filter(None, (_wrong(item, hint, f"{at}.{name}".lstrip(".")) for item, hint, name in inner)), None)
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."

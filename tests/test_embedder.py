@@ -21,6 +21,7 @@ from ddm_embed import Embedder
 from ddm_embed import config as config_lib
 from ddm_embed.data.inputs import as_model_input
 from ddm_embed.errors import UserError
+from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.train import pretrain
 from ddm_embed.train.loop import Outcome
 from ddm_embed.train.pretrain import _size_below, patch_for
@@ -214,7 +215,7 @@ def test_a_work_directory_is_kept_and_is_a_run_like_others(tmp_path):
     embedder = Embedder(steps=3, batch_size=8, config=SMALL, workdir=tmp_path / "run").fit(IMAGES[:40])
     same = Embedder.from_run(tmp_path / "run")
     np.testing.assert_array_equal(same.transform(IMAGES[:5]), embedder.transform(IMAGES[:5]))
-    assert config_lib.read(tmp_path / "run").data.name.startswith("arrays:")
+    assert RunDirectory(tmp_path / "run").read_config().data.name.startswith("arrays:")
     for others in (255 - IMAGES[:40], IMAGES[:41], np.ones((40, 64))):
         with pytest.raises(UserError, match="holds a run of other images; name another"):
             Embedder(steps=3, batch_size=8, config=SMALL, workdir=tmp_path / "run").fit(others)

@@ -10,7 +10,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up: a room may import the rooms below its own, and of its own floor those that are named first.
 FLOORS = (
-    "errors results config",
+    "errors json_reader results config",
     "diffusion models",
     "parallel data runs",
     "methods bounds validate",

@@ -1,7 +1,5 @@
 """The numbers that probes left in run directories, each with what it was measured under and by."""
 
-import zipfile
-import zlib
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ddm_embed.errors import UserError
-from ddm_embed.results import BASELINES, Chosen, Results, baseline_of, read
+from ddm_embed.results import BASELINES, Chosen, Results, baseline_of
+from ddm_embed.runs.outcome import ProbeFolder, probes
 
 FIELDS = ("dataset", "seeds", "checkpoint_step", "protocol", "protocols", "manifest")
 MANIFEST = tuple(f"manifest.{name}" for name in ("run", "config_hash", "commit", "dirty", "versions", "device"))
@@ -77,29 +76,20 @@ def _read_run(run: Path, probe: str | None) -> list[Result]:
     if not run.is_dir():
         raise UserError(f"{run}: no such run directory; give those that training made, such as runs/digits")
     again = f"python -m ddm_embed.probe --workdir {run}"
-    named = [run / "probe" / probe] if probe else sorted((run / "probe").glob("*"))
-    folders = [folder for folder in named if folder.is_dir()]
-    if not folders:
+    found = [folder for folder in probes(run) if probe in (None, folder.name)]
+    if not found:
         name = f" --config.name={probe}" if probe else ""
-        raise UserError(
-            f"{run / 'probe' / (probe or '*') / 'results.json'}: missing; run the probe first: {again}{name}"
-        )
-    return [_read_probe(run, folder, f"{again} --config.name={folder.name}") for folder in folders]
+        raise UserError(f"{run}/probe/{probe or '*'}/results.json: missing; run the probe first: {again}{name}")
+    return [_read_probe(run, folder, f"{again} --config.name={folder.name}") for folder in found]
 
 
-def _read_probe(run: Path, folder: Path, again: str) -> Result:
-    file = folder / "results.json"
-    if not file.is_file():
-        raise UserError(f"{file}: missing; the probe has not finished: {again}")
-    results = read(file.read_text(), file, f"write it again: {again}", FIELDS + MANIFEST)
-    arrays, kept = {}, folder / "predictions.npz"
-    if kept.is_file():
-        try:
-            with np.load(kept) as archive:
-                arrays = dict(archive)
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{kept}: not readable ({error}); write it again: {again}") from error
-    return Result(run, folder.name, results, arrays)
+def _read_probe(run: Path, folder: ProbeFolder, again: str) -> Result:
+    mend = f"write it again: {again}"
+    try:
+        results = folder.read_results(mend, FIELDS + MANIFEST)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: missing; the probe has not finished: {again}") from error
+    return Result(run, folder.name, results, folder.read_predictions(mend))
 
 
 def measures(result: Result) -> list[Measure]:

@@ -1,7 +1,5 @@
 """The classes of the training images, for the one method that is told them."""
 
-import json
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +7,6 @@ from jaxtyping import Int
 
 from ddm_embed.data.types import Source
 from ddm_embed.errors import UserError
-from ddm_embed.runs.files import write_whole
 
 
 class Labels(NamedTuple):
@@ -37,27 +34,3 @@ def read(source: Source) -> Labels:
             "dataset of two classes or more, or another config.objective.name"
         )
     return Labels(index.astype(np.int32), tuple(values.tolist()))
-
-
-def note(labels: Labels, file: Path) -> None:
-    """Notes the classes in a run directory's `classes.json`, or compares them with what the run began with.
-
-    Raises:
-      UserError: they have changed.
-    """
-    if not file.exists():
-        write_whole(file, json.dumps(labels.values) + "\n")
-    elif noted(file) != labels.values:
-        raise UserError(f"{file}: the run began with the classes {noted(file)}, now they are {labels.values}")
-
-
-def noted(file: Path) -> tuple[int, ...]:
-    """The classes of a run, in the order of its classifier's outputs.
-
-    Raises:
-      UserError: the file is missing.
-    """
-    try:
-        return tuple(json.loads(file.read_text()))
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing: the run's classifier cannot be read without it; restore it") from error

@@ -4,17 +4,13 @@ this one; a source from elsewhere calls `register` itself, for instance in the u
 
 import dataclasses
 import importlib
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddm_embed.data.sequences import Scale
 from ddm_embed.data.types import Source, subset
 from ddm_embed.errors import UserError
-from ddm_embed.runs.files import write_whole
 
 HOLD_OUT_SEED = 0  # of the test split drawn from a dataset without one: part of the dataset, not of a run
 
@@ -82,29 +78,6 @@ def open_source(config: ConfigDict) -> Source:
     if source.test is None and source.train.read_labels is not None and config.data.test_fraction > 0:
         source = _hold_out_test(source, config.data.test_fraction)
     return source
-
-
-def check_same(source: Source, file: Path) -> None:
-    """Notes the dataset's sizes in a run directory's `data.json`, or compares it with what the run began with.
-
-    Raises:
-      UserError: it has changed: another order of images would follow, and images that were trained on might be tested.
-    """
-    sizes = {
-        "train_images": len(source.train),
-        "test_images": None if source.test is None else len(source.test),
-        "image_shape": list(source.image_shape),
-    }
-    if source.scale is not None:
-        sizes["scale"] = source.scale.to_json()
-    if not file.exists():
-        write_whole(file, json.dumps(sizes) + "\n")
-        return
-    before = json.loads(file.read_text())
-    same_scale = Scale.alike(Scale.from_json(before.get("scale")), source.scale)
-    if not same_scale or any(before.get(name) != value for name, value in sizes.items() if name != "scale"):
-        changed = ", ".join(f"{name} was {before.get(name)}, is {sizes[name]}" for name in sizes)
-        raise UserError(f"{source.name} has changed since the run in {file.parent} began ({changed}); bring it back")
 
 
 def _hold_out_test(source: Source, fraction: float) -> Source:

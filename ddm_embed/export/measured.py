@@ -7,7 +7,7 @@ from ddm_embed import config as config_lib
 from ddm_embed.compare.runs import Measure, Result, measures, read_runs
 from ddm_embed.errors import UserError
 from ddm_embed.results import main_protocol
-from ddm_embed.results import read as read_results
+from ddm_embed.runs.outcome import ProbeFolder, probes
 
 
 class Measured(NamedTuple):
@@ -19,24 +19,21 @@ class Measured(NamedTuple):
 
 def read(workdir: Path) -> Measured:
     """The results of all probes of a run; one that says nothing of its test images is left out with the reason."""
-    folder = workdir / "probe"
     results, left_out = [], []
-    for place in sorted(folder.iterdir()) if folder.exists() else []:
-        if not place.is_dir():
-            continue
+    for probe in probes(workdir):
         try:
-            results += read_runs([workdir], place.name)
+            results += read_runs([workdir], probe.name)
         except UserError as error:
-            reason, _, _ = str(error).removeprefix(f"{place}/").partition("; ")
-            left_out.append(f"probe `{place.name}`: {_without_labels(place) or reason}")
+            reason, _, _ = str(error).removeprefix(f"{probe.path}/").partition("; ")
+            left_out.append(f"probe `{probe.name}`: {_without_labels(probe) or reason}")
     first = config_lib.probe_default().name
     return Measured(sorted(results, key=lambda result: result.probe != first), left_out)
 
 
-def _without_labels(place: Path) -> str | None:
+def _without_labels(probe: ProbeFolder) -> str | None:
     """Why a probe ran no protocol, where it says so."""
     try:
-        results = read_results((place / "results.json").read_text(), place, "probe again")
+        results = probe.read_results("probe again")
     except (OSError, UserError):
         return None
     return results["warnings"][0] if "protocols" not in results and results.get("warnings") else None

@@ -1,10 +1,8 @@
 """An export on its way to the disk: whole or not at all."""
 
-import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import jax
 from safetensors import numpy as safetensors
@@ -19,13 +17,14 @@ from ddm_embed.features import exported
 from ddm_embed.features.choice import Choice
 from ddm_embed.features.run import Run, check_levels
 from ddm_embed.runs import files
+from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.validate import check_feature
 
 
 def read_documents(workdir: Path) -> Documents:
     """Of a run directory."""
-    data, versions = (_json(workdir / name) for name in ("data.json", "versions.json"))
-    return Documents(data, versions, measured_lib.read(workdir))
+    directory = RunDirectory(workdir)
+    return Documents(directory.read_data(), directory.read_versions(), measured_lib.read(workdir))
 
 
 def choose(frozen: Run, documents: Documents, feature: str | None, t: float | None) -> Choice:
@@ -110,11 +109,3 @@ def write_folder(out: Path, contents: dict[str, bytes]) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from ddm_embed import config as config_lib
 from ddm_embed.models.build import Models
-from ddm_embed.results import Results, read
+from ddm_embed.results import Results
+from ddm_embed.runs.outcome import probes
 
 # Where nothing has chosen: z and the encoder are of most use at low to middle levels, on every dataset tried so far.
 USUAL = 0.2
@@ -48,18 +49,13 @@ def usual_feature(models: Models) -> str:
 
 def _probes(workdir: Path) -> list[tuple[str, Results]]:
     """(name, results) of all probes: the default's first, then from the newest on."""
-    folder, first = workdir / "probe", config_lib.probe_default().name
-    if not folder.exists():
-        return []
-    found = []
-    for place in folder.iterdir():
+    found, first = [], config_lib.probe_default().name
+    for probe in probes(workdir):
         try:
-            text = (place / "results.json").read_text()
-        except (FileNotFoundError, NotADirectoryError):
+            results = probe.read_results("probe again, or delete it")
+        except FileNotFoundError:
             continue  # not yet written
-        results = read(text, place / "results.json", "probe again, or delete it")
         created = (results.get("manifest") or {}).get("created")
-        if created is None:
-            continue  # by a version that did not date them
-        found.append((place.name == first, created, place.name, results))
+        if isinstance(created, str):  # else by a version that did not date them
+            found.append((probe.name == first, created, probe.name, results))
     return [(name, results) for _, _, name, results in sorted(found, key=lambda f: f[:3], reverse=True)]

@@ -27,6 +27,7 @@ from ddm_embed.errors import UserError
 from ddm_embed.features.choice import Choice
 from ddm_embed.features.run import Run, open_run
 from ddm_embed.runs import files
+from ddm_embed.runs.directory import RunDirectory
 
 FORMAT = 1  # raised when a reader of the one before would misread it
 MANIFEST = "export.json"
@@ -100,9 +101,7 @@ def open_once(place: Path) -> Run:
     if files.is_store(place):
         return open_any(place)
     name = str(place.absolute())
-    named = {"data.json", "classes.json", "checkpoints", MANIFEST, *FILES}
-    watched = {place / file for file in named} | {*place.glob("checkpoints/*"), *place.glob("probe/*/results.json")}
-    state = tuple((str(w), w.stat().st_mtime_ns, w.stat().st_size) for w in sorted(watched) if w.exists())
+    state = RunDirectory(place).stamps() + files.stamps(place / file for file in (MANIFEST, *FILES))
     if name not in _OPENED or _OPENED[name][0] != state:
         _OPENED[name] = state, open_any(place)
         while len(_OPENED) > KEPT:

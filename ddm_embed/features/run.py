@@ -1,7 +1,6 @@
 """The handle to a trained run: its networks and parameters on this process's devices, images in, features out."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,6 @@ from jaxtyping import Array, Float, Shaped
 from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
-from ddm_embed.data import labels
 from ddm_embed.data.augment import to_float
 from ddm_embed.data.sequences import Scale
 from ddm_embed.data.types import Stored
@@ -41,6 +39,7 @@ from ddm_embed.models import patches
 from ddm_embed.models.build import Models
 from ddm_embed.parallel.mesh import BATCH_AXES, make_mesh
 from ddm_embed.runs.checkpoint import restore_ema
+from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.validate import check_feature, validate
 
 NOISE_SEED = 0  # of the one draw of noise that all embedded images share, where a feature sees noise
@@ -307,17 +306,13 @@ def open_run(workdir: Path, config: ConfigDict | None = None) -> Run:
     Raises:
       UserError: there is no run, no sound checkpoint, or one that does not fit the config.
     """
-    config = config_lib.read(workdir) if config is None else config
+    directory = RunDirectory(workdir)
+    config = directory.read_config() if config is None else config
     validate(config)
-    try:
-        data = json.loads((workdir / "data.json").read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"--workdir {workdir} holds a run that has not begun (no data.json); train it") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{workdir}/data.json is not JSON ({error}); restore it, or train again") from error
+    data = directory.read_data()
     classes = None
     if config.objective.name == system.SUPERVISED:
-        classes = len(labels.noted(workdir / "classes.json"))
+        classes = len(directory.read_classes())
     image_shape = tuple(data["image_shape"])
     scale = Scale.from_json(data["scale"]) if data.get("scale") else None
     mesh = local_mesh()

@@ -21,9 +21,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Shaped
 
-from ddm_embed.errors import UserError
+from ddm_embed.errors import UserError, store_errors
 from ddm_embed.parallel.cluster import Start
-from ddm_embed.runs.files import store_errors
 
 logger = logging.getLogger("ddm_embed")
 

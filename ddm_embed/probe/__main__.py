@@ -22,6 +22,7 @@ def body(given: flags.FlagValues, config: ConfigDict) -> int:
     from ddm_embed.parallel import distributed
     from ddm_embed.probe import evaluate as protocol
     from ddm_embed.report.publish import publish
+    from ddm_embed.runs.directory import RunDirectory
     from ddm_embed.validate import validate_probe
 
     if not given.workdir:
@@ -29,12 +30,12 @@ def body(given: flags.FlagValues, config: ConfigDict) -> int:
     validate_probe(config)
     with distributed.together():
         workdir = files.place(given.workdir)
-        folder = workdir / "probe" / config.name
-        run = config_lib.read(workdir)
-        folder.mkdir(parents=True, exist_ok=True)  # fails now if it cannot be written, not after the work
+        directory = RunDirectory(workdir)
+        folder, run = directory.probe(config.name), directory.read_config()
+        folder.make()  # fails now if it cannot be written, not after the work
     evaluation = protocol.evaluate(run, config, workdir)
     if distributed.is_lead():
-        publish(evaluation, folder)
+        publish(evaluation, folder.path)
     return 0
 
 

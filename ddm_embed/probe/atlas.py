@@ -23,9 +23,6 @@ An atlas is a dictionary of arrays, kept as atlas.npz. Either part may be missin
     strips/labels     int32 [time, query, neighbour]  absent without labels
 """
 
-import io
-from pathlib import Path
-
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
@@ -33,7 +30,6 @@ from ddm_embed import trace
 from ddm_embed.data.splits import sample_positions
 from ddm_embed.data.types import Stored
 from ddm_embed.errors import UserError
-from ddm_embed.runs.files import write_whole
 
 POINTS = 2000  # of a map
 PERPLEXITY = 30.0  # scikit-learn's default, of at most a third of the other points
@@ -187,19 +183,6 @@ def shrink(images: Stored, most: int, reach: float | None = None) -> Images:
     size = max(1, round(width * most / max(height, width))), max(1, round(height * most / max(height, width)))
     small = [Image.fromarray(i if i.shape[-1] == 3 else i[..., 0]).resize(size, Image.Resampling.BOX) for i in images]
     return np.stack([np.asarray(i) for i in small]).reshape(len(images), size[1], size[0], -1)
-
-
-def write_atlas(atlas: Atlas, path: Path) -> None:
-    """Writes the arrays as one compressed .npz."""
-    content = io.BytesIO()
-    np.savez_compressed(content, **atlas)
-    write_whole(path, content.getvalue())
-
-
-def read_atlas(path: Path) -> Atlas:
-    """The arrays of such a file."""
-    with np.load(io.BytesIO(path.read_bytes())) as archive:
-        return dict(archive)
 
 
 def _check_finite(features: Features, what: str) -> None:

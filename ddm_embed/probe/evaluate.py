@@ -12,7 +12,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
-from ddm_embed.data.sources import check_same, open_source
+from ddm_embed.data.sources import open_source
 from ddm_embed.data.splits import obstacle, sample, sample_positions, split_fold
 from ddm_embed.data.types import Source, Split, read_all
 from ddm_embed.errors import UserError
@@ -23,12 +23,13 @@ from ddm_embed.parallel import distributed
 from ddm_embed.probe.atlas import Atlas
 from ddm_embed.probe.bench import Bench, Entry, Judged, Predicted, reading_of
 from ddm_embed.probe.engine import describe_size, predict, sweep
-from ddm_embed.probe.manifest import manifest
 from ddm_embed.probe.measures import memorisation
 from ddm_embed.probe.pixels import pixel_features
 from ddm_embed.probe.protocols import HEADS, PROTOCOLS, check
 from ddm_embed.probe.unlabelled import make_atlas, measure
 from ddm_embed.results import BASELINE_HEADS, Results, baseline_key, figures, labelled, main_protocol
+from ddm_embed.runs.directory import RunDirectory
+from ddm_embed.runs.provenance import manifest
 from ddm_embed.validate import validate
 
 logger = logging.getLogger("ddm_embed")
@@ -68,7 +69,7 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     validate(run)
     check(config)
     source = open_source(run)
-    check_same(source, workdir / "data.json")
+    RunDirectory(workdir).check_data(source)
     reason = obstacle(source)
     train = sample(source.train, config.training_images, config.seed)
     with distributed.unhurried():

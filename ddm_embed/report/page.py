@@ -12,7 +12,7 @@ from ddm_embed.report import images as pictures
 from ddm_embed.report.document import section
 from ddm_embed.report.tables import percent, value
 from ddm_embed.results import Results, baseline_of, main_protocol
-from ddm_embed.runs.files import write_whole
+from ddm_embed.runs.outcome import ProbeFolder
 
 MEASURES = {
     "rankme": "RankMe (effective rank)",
@@ -30,9 +30,7 @@ def write_page(results: Results, atlas: Atlas | None, samples: list[Path], folde
       atlas: what `evaluate.atlas` describes, or None.
       samples: PNG files to show.
     """
-    path = folder / "report.html"
-    write_whole(path, page(results, atlas or {}, samples, folder))
-    return path
+    return ProbeFolder(folder).write_report(page(results, atlas or {}, samples, folder))
 
 
 def page(results: Results, atlas: Atlas, samples: list[Path], folder: Path) -> str:

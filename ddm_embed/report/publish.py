@@ -1,20 +1,15 @@
 """A probe's results as JSON, as a picture and as text."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ddm_embed.drawing import save
-from ddm_embed.probe.atlas import write_atlas
 from ddm_embed.probe.evaluate import Evaluation
 from ddm_embed.report.page import write_page
 from ddm_embed.report.tables import raw
 from ddm_embed.results import BASELINES, Results, baseline_key, baseline_of, main_protocol
-from ddm_embed.results import write as to_text
-from ddm_embed.runs.files import write_whole
+from ddm_embed.runs.outcome import ProbeFolder
 
 TITLES = {"ridge": "ridge (linear probe)", "knn": "{neighbours} nearest neighbours", "logistic": "logistic regression"}
 
@@ -33,19 +28,14 @@ def publish(evaluation: Evaluation, folder: Path) -> None:
 
 def write(evaluation: Evaluation, folder: Path) -> None:
     """Writes results.json, predictions.npz, atlas.npz, profile.png and report.html into the folder, W/probe/NAME."""
+    probe = ProbeFolder(folder)
     if "protocols" in evaluation.results:
-        draw_profile(evaluation.results, folder / "profile.png")
-        content = io.BytesIO()
-        np.savez_compressed(content, **evaluation.predictions)
-        write_whole(folder / "predictions.npz", content.getvalue())
+        draw_profile(evaluation.results, probe.profile)
+        probe.write_predictions(evaluation.predictions)
     if evaluation.atlas:
-        write_atlas(evaluation.atlas, folder / "atlas.npz")
-    samples = sorted((folder.parents[1] / "samples").glob("*.png"))
-    # The last of those that training drew, and what `ddm_embed.sample` made.
-    trained = [path for path in samples if path.stem.isdigit()]
-    shown = trained[-1:] + [path for path in samples if not path.stem.isdigit()]
-    write_page(evaluation.results, evaluation.atlas, shown, folder)
-    write_whole(folder / "results.json", to_text(evaluation.results))
+        probe.write_atlas(evaluation.atlas)
+    write_page(evaluation.results, evaluation.atlas, probe.pictures(), folder)
+    probe.write_results(evaluation.results)
 
 
 def table(results: Results) -> str:

@@ -11,21 +11,32 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import jax
 import orbax.checkpoint as ocp
 
-from ddm_embed.errors import UserError
+from ddm_embed.errors import UserError, store_errors
 from ddm_embed.parallel import distributed
-from ddm_embed.runs.files import absolute, is_store, move, sizes, store_errors, write_whole
-from ddm_embed.train.state import TrainState
+from ddm_embed.runs.files import absolute, is_store, move, read_json, sizes, write_json
 
 logger = logging.getLogger("ddm_embed")
 
+FOLDER, ASIDE = "checkpoints", "corrupt"  # in a run directory
 DIGEST = "digest.json"
 SAVE_SECONDS = 24 * 3600  # slow storage is no failure; one of several processes has its watchdog
 REWRITTEN = "_CHECKPOINT_METADATA"  # Orbax stamps the time of the commit into it after the digest is taken
+
+
+class State(Protocol):
+    """What training carries from step to step, a Flax struct; arrays, or their shapes, dtypes and shardings."""
+
+    step: Any
+    params: Any
+    ema_params: Any
+    opt_state: Any
+
+    def replace(self, **fields: Any) -> Self: ...
 
 
 class Checkpoints:
@@ -38,12 +49,12 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int):
         self._workdir = absolute(workdir)  # Orbax takes no relative path
-        self._directory = self._workdir / "checkpoints"
-        self._aside = self._workdir / "corrupt"
+        self._directory = self._workdir / FOLDER
+        self._aside = self._workdir / ASIDE
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
 
-    def restore(self, abstract: TrainState) -> TrainState | None:
+    def restore(self, abstract: State) -> State | None:
         """The newest sound checkpoint, on the devices; None if the run has none yet.
 
         A damaged one is moved to W/corrupt and the one before it is taken.
@@ -62,9 +73,9 @@ class Checkpoints:
             _check_shapes(self._directory / str(step) / item, tree)
         arguments = {item: ocp.args.StandardRestore(tree) for item, tree in wanted.items()}
         restored = self._open().restore(step, args=ocp.args.Composite(**arguments))
-        return TrainState(ema_params=restored["ema"], **restored["train"])
+        return abstract.replace(ema_params=restored["ema"], **restored["train"])
 
-    def save(self, step: int, state: TrainState, config_json: str) -> None:
+    def save(self, step: int, state: State, config_json: str) -> None:
         """Begins to write a checkpoint; returns once the arrays are copied, so that the state may be donated.
 
         Raises:
@@ -121,7 +132,7 @@ class Checkpoints:
         """Called by Orbax when the files of a save are written, and not yet renamed or marked as whole."""
         for folder in self._directory.iterdir():
             if not ocp.utils.is_checkpoint_finalized(folder):
-                write_whole(folder / DIGEST, json.dumps(_digest(folder)))
+                write_json(folder / DIGEST, _digest(folder))
 
     def _newest_sound(self) -> int | None:
         steps = checkpoint_steps(self._workdir)
@@ -151,7 +162,7 @@ def restore_ema(workdir: Path, abstract: Any) -> tuple[int, Any]:
     Raises:
       UserError: there is no sound checkpoint, or it does not fit the model.
     """
-    directory = absolute(workdir) / "checkpoints"
+    directory = absolute(workdir) / FOLDER
 
     def newest() -> int:
         for step in reversed(checkpoint_steps(workdir)):
@@ -189,10 +200,10 @@ def damage(folder: Path) -> str | None:
     documents = {}
     for name in (DIGEST, REWRITTEN):
         try:
-            documents[name] = json.loads((folder / name).read_text())
-        except (absent, json.JSONDecodeError, UnicodeDecodeError):
+            documents[name] = read_json(folder / name, "")
+        except (absent, UserError):
             return f"{name} is missing or unreadable"
-        if not isinstance(documents[name], dict) or not documents[name]:
+        if not documents[name]:
             return f"{name} is empty"
     expected = documents[DIGEST]
     try:
@@ -223,13 +234,13 @@ def _failed_save(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _train_item(state: TrainState) -> dict[str, Any]:
+def _train_item(state: State) -> dict[str, Any]:
     return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:
     """The steps whose checkpoints are wholly written, in order."""
-    directory = workdir / "checkpoints"
+    directory = workdir / FOLDER
     if not directory.exists():
         return []
     folders = (folder for folder in directory.iterdir() if folder.name.isdigit())

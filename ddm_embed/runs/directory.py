@@ -1,81 +1,242 @@
-"""A run directory: made once with the exact config, and refused to a run of another."""
+"""The handle to a run directory: made once with the exact config and dataset, and refused to a run of another."""
 
+import dataclasses
 import fcntl
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import jax
+import numpy as np
+from jaxtyping import Num
 from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
+from ddm_embed.data.sequences import Scale
+from ddm_embed.data.types import Source
 from ddm_embed.errors import UserError
 from ddm_embed.parallel import distributed
-from ddm_embed.runs import files
-from ddm_embed.runs.checkpoint import checkpoint_steps
-from ddm_embed.runs.provenance import versions
+from ddm_embed.runs import checkpoint, outcome
+from ddm_embed.runs.files import is_store, read_json, stamps, write_json, write_whole
+from ddm_embed.runs.provenance import Versions, versions
+
+CONFIG, VERSIONS, DATA, CLASSES = "config.json", "versions.json", "data.json", "classes.json"
+MEND = "restore it, or train again"
 
 
-@contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Keeps the run directory to this run; the lock goes with its first process, however that ends.
+class _Scale(TypedDict):
+    mean: list[float]
+    std: list[float]
 
-    A store such as gs:// knows no locks: there nothing keeps two runs apart.
 
-    Raises:
-      UserError: it cannot be written, or another run of this machine is training in it.
-    """
-    with ExitStack() as stack:
-        with distributed.together():
-            try:
-                workdir.mkdir(parents=True, exist_ok=True)
-                if distributed.is_lead() and not files.is_store(workdir):
-                    lock = stack.enter_context((workdir / ".lock").open("w"))
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+class Data(TypedDict):
+    """data.json: how many images, None without a test set; (height, width, channel) of one; `Scale.to_json`."""
+
+    train_images: NotRequired[int]
+    test_images: NotRequired[int | None]
+    image_shape: list[int]
+    scale: NotRequired[_Scale | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """A run directory; what is in it says `ddm_embed.runs`. `path` is a disk's or a store's, see `files.place`."""
+
+    path: Path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the directory and keeps it to this run; the lock goes with its first process, however that ends.
+
+        A store such as gs:// knows no locks: there nothing keeps two runs apart.
+
+        Raises:
+          UserError: it cannot be written, or another run of this machine is training in it.
+        """
+        with ExitStack() as stack:
+            with distributed.together():
+                try:
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    if distributed.is_lead() and not is_store(self.path):
+                        lock = stack.enter_context((self.path / ".lock").open("w"))
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise UserError(
+                        f"--workdir {self.path}: another process is training in it; wait for it or stop it"
+                    ) from error
+                except OSError as error:
+                    reason = error.strerror or error
+                    raise UserError(f"--workdir {self.path} cannot be written ({reason}); choose another") from error
+            yield
+
+    def prepare(self, config: ConfigDict) -> None:
+        """Notes the config and the versions of a new run, or checks that the run that is here is of this config.
+
+        Raises:
+          UserError: the config differs in a field that shapes the result.
+        """
+        saved = self.path / CONFIG
+        if saved.exists() and (checkpoint.checkpoint_steps(self.path) or (self.path / checkpoint.ASIDE).exists()):
+            self.check_config(config)
+        elif checkpoint.checkpoint_steps(self.path):
+            raise UserError(
+                f"--workdir {self.path} holds checkpoints but no config.json; restore it or use another --workdir"
+            )
+        else:  # new, or nothing came of it: whatever was tried may be tried differently
+            (self.path / DATA).unlink(missing_ok=True)
+            write_whole(saved, config_lib.to_json(config))
+            write_json(self.path / VERSIONS, versions(), indent=2)
+
+    def check_shared(self) -> None:
+        """Raises UserError if this process does not see what the first one wrote."""
+        if not (self.path / CONFIG).exists():
+            raise UserError(
+                f"--workdir {self.path}: process {jax.process_index()} does not see what process 0 wrote there; give a "
+                "directory that all share, on gs:// or a shared file system"
+            )
+
+    def check_config(self, config: ConfigDict) -> None:
+        """Raises UserError if the run here is of a config that differs in a field that shapes the result."""
+        changed = config_lib.differences(self.read_config(), config)
+        if changed:
+            raise UserError(
+                f"--workdir {self.path} holds a run of another config: {'; '.join(changed)}. "
+                "Use its config again to resume it, or another --workdir"
+            )
+
+    def read_config(self) -> ConfigDict:
+        """The config that the run was started with.
+
+        Raises:
+          UserError: there is no run here, or its config cannot be read.
+        """
+        file = self.path / CONFIG
+        try:
+            saved = read_json(file, "restore it or use another --workdir")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(f"--workdir {self.path} holds no run (no {CONFIG}); train one first") from error
+        return config_lib.from_dict(saved, config_lib.default())
+
+    def check_data(self, source: Source) -> None:
+        """Notes the dataset's sizes, or compares them with what the run began with.
+
+        Raises:
+          UserError: it has changed: another order of images would follow, and images that were trained on might be
+            tested.
+        """
+        sizes = {
+            "train_images": len(source.train),
+            "test_images": None if source.test is None else len(source.test),
+            "image_shape": list(source.image_shape),
+        }
+        if source.scale is not None:
+            sizes["scale"] = source.scale.to_json()
+        if not (self.path / DATA).exists():
+            write_json(self.path / DATA, sizes)
+            return
+        before = self.read_data()
+        same_scale = Scale.alike(Scale.from_json(before.get("scale")), source.scale)
+        if not same_scale or any(before.get(name) != value for name, value in sizes.items() if name != "scale"):
+            changed = ", ".join(f"{name} was {before.get(name)}, is {sizes[name]}" for name in sizes)
+            raise UserError(f"{source.name} has changed since the run in {self.path} began ({changed}); bring it back")
+
+    def read_data(self) -> Data:
+        """What the run noted of its dataset.
+
+        Raises:
+          UserError: the run has not begun, or the note cannot be read.
+        """
+        try:
+            noted = read_json(self.path / DATA, MEND, Data)
+        except FileNotFoundError as error:
+            raise UserError(f"--workdir {self.path} holds a run that has not begun (no {DATA}); train it") from error
+        shape = noted["image_shape"]
+        if len(shape) != 3 or min(shape) < 1:
+            raise UserError(f"{self.path / DATA}: image_shape is {shape}, expected height, width and channels; {MEND}")
+        return noted
+
+    def note_classes(self, values: tuple[int, ...]) -> None:
+        """Notes the labels of a supervised run, or compares them with what the run began with.
+
+        Raises:
+          UserError: they have changed.
+        """
+        if not (self.path / CLASSES).exists():
+            write_json(self.path / CLASSES, values)
+        elif (before := self.read_classes()) != values:
+            raise UserError(f"{self.path / CLASSES}: the run began with the classes {before}, now they are {values}")
+
+    def read_classes(self) -> tuple[int, ...]:
+        """The labels of a supervised run, in the order of its classifier's outputs.
+
+        Raises:
+          UserError: the file is missing, or cannot be read.
+        """
+        file = self.path / CLASSES
+        try:
+            return tuple(read_json(file, MEND, list[int]))
+        except FileNotFoundError as error:
+            raise UserError(f"{file} is missing: the run's classifier cannot be read without it; restore it") from error
+
+    def read_versions(self) -> Versions:
+        """What the run was started with; empty where that was not noted, or cannot be read: nothing depends on it."""
+        try:
+            return read_json(self.path / VERSIONS, MEND, Versions)
+        except (FileNotFoundError, UserError):
+            return {}
+
+    def write_parameters(self, overview: str) -> Path:
+        """Writes the list of parameters; the path of the file."""
+        path = self.path / "parameters.txt"
+        write_whole(path, overview + "\n")
+        return path
+
+    @property
+    def arrays(self) -> Path:
+        """Where images or sequences lie that were given as arrays: the PATH of config.data.name=arrays:PATH."""
+        return self.path.absolute() / "data"
+
+    def keep_arrays(self, shown: Num[np.ndarray, "number *shape"]) -> None:
+        """Writes images [number, height, width, channel] or sequences [number, length, channel] to where the run reads
+        them; those of a run that has begun stay.
+
+        Raises:
+          UserError: the run here has begun with others.
+        """
+        file = self.arrays / f"train_{'sequences' if shown.ndim == 3 else 'images'}.npy"
+        if (self.path / DATA).exists():
+            if not file.exists() or not np.array_equal(np.load(file, mmap_mode="r"), shown):
                 raise UserError(
-                    f"--workdir {workdir}: another process is training in it; wait for it or stop it"
-                ) from error
-            except OSError as error:
-                reason = error.strerror or error
-                raise UserError(f"--workdir {workdir} cannot be written ({reason}); choose another") from error
-        yield
+                    f"workdir={str(self.path)!r} holds a run of other images; name another, or delete that one"
+                )
+            return
+        self.arrays.mkdir(parents=True, exist_ok=True)
+        for before in self.arrays.glob("train_*.npy"):  # of a start that was refused
+            before.unlink()
+        temporary = file.with_name(file.name + ".tmp")
+        with temporary.open("wb") as content:
+            np.save(content, shown)
+        temporary.replace(file)
 
+    def picture(self, name: str | int) -> Path:
+        """Where a picture is drawn: under its name, or the number of training steps after which training draws it."""
+        return self.path / outcome.PICTURES / (f"{name:08d}.png" if isinstance(name, int) else f"{name}.png")
 
-def prepare_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Writes config.json and versions.json into a new run's directory, or checks that the run in it is this one.
+    def make_pictures(self) -> None:
+        """Makes the folder of the pictures. Raises OSError if it cannot be written."""
+        (self.path / outcome.PICTURES).mkdir(exist_ok=True)
 
-    Raises:
-      UserError: it holds a run whose config differs in a field that shapes the result.
-    """
-    saved = workdir / "config.json"
-    if saved.exists() and (checkpoint_steps(workdir) or (workdir / "corrupt").exists()):
-        check_config(workdir, config)
-    elif checkpoint_steps(workdir):
-        raise UserError(
-            f"--workdir {workdir} holds checkpoints but no config.json; restore it or use another --workdir"
-        )
-    else:  # new, or nothing came of it: whatever was tried may be tried differently
-        (workdir / "data.json").unlink(missing_ok=True)
-        files.write_whole(saved, config_lib.to_json(config))
-        files.write_whole(workdir / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    def probe(self, name: str) -> outcome.ProbeFolder:
+        """The folder of the probe of this name, whether it is there or not."""
+        return outcome.ProbeFolder(self.path / outcome.PROBES / name)
 
+    def probes(self) -> list[outcome.ProbeFolder]:
+        """The folders of all probes, by name, whether they have finished or not."""
+        return outcome.probes(self.path)
 
-def check_shared(workdir: Path) -> None:
-    """Raises UserError if this process does not see what the first one wrote."""
-    if not (workdir / "config.json").exists():
-        raise UserError(
-            f"--workdir {workdir}: process {jax.process_index()} does not see what process 0 wrote there; give a "
-            "directory that all share, on gs:// or a shared file system"
-        )
-
-
-def check_config(workdir: Path, config: ConfigDict) -> None:
-    """Raises UserError if the run in the directory is of a config that differs in a field that shapes the result."""
-    changed = config_lib.differences(config_lib.read(workdir), config)
-    if changed:
-        raise UserError(
-            f"--workdir {workdir} holds a run of another config: {'; '.join(changed)}. "
-            "Use its config again to resume it, or another --workdir"
-        )
+    def stamps(self) -> tuple[tuple[str, int, int], ...]:
+        """Of all that readers of a run depend on (see `files.stamps`): others, once it has gone on or been probed."""
+        saved = self.path / checkpoint.FOLDER
+        found = [probe.path / outcome.RESULTS for probe in self.probes()]
+        return stamps([*(self.path / name for name in (CONFIG, DATA, CLASSES)), saved, *saved.glob("*"), *found])

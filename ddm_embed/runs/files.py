@@ -1,12 +1,21 @@
-"""Files of run directories, on a disk or in Google Cloud Storage."""
+"""Files of run directories, on a disk or in Google Cloud Storage: how each is read, checked, and written whole."""
 
+import io
+import json
 import logging
 import os
 import re
-import sys
+import zipfile
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ddm_embed.errors import UserError
+from ddm_embed import json_reader
+from ddm_embed.errors import UserError, store_errors
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PATIENCE = 60.0  # seconds that a store may take to answer at all; gcsfs itself gives up after about 35
 
@@ -49,17 +58,6 @@ def is_store(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
-def store_errors() -> tuple[type[Exception], ...]:
-    """What reaching a store may raise that is no OSError; nothing in a program that uses none."""
-    if sys.modules.get("gcsfs") is None:
-        return ()
-    from aiohttp import ClientError
-    from gcsfs.retry import HttpError
-    from google.auth.exceptions import GoogleAuthError
-
-    return ClientError, HttpError, GoogleAuthError
-
-
 def absolute(path: Path) -> Path:
     """From the root; a store's path begins there."""
     return path if is_store(path) else path.absolute()
@@ -82,6 +80,55 @@ def write_whole(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(data)
     temporary.replace(path)
+
+
+def read_json(path: Path, mend: str, form: Any = dict) -> Any:
+    """The value in a JSON file; `mend` and `form` as of `json_reader.read`.
+
+    Raises:
+      UserError: it is no JSON, or of another form. OSError: it cannot be read; a missing file is FileNotFoundError or
+        NotADirectoryError.
+    """
+    return json_reader.read(path.read_bytes(), path, mend, form)
+
+
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    """Raises as `write_whole`."""
+    write_whole(path, json.dumps(value, indent=indent) + "\n")
+
+
+def read_arrays(path: Path, mend: str) -> "dict[str, np.ndarray]":
+    """The arrays of an .npz file, by name.
+
+    Raises:
+      UserError: it is not one; ends with `mend`. OSError: it cannot be read.
+    """
+    import numpy as np  # each program imports this module to show its help
+
+    content = io.BytesIO(path.read_bytes())
+    try:
+        if not zipfile.is_zipfile(content):  # NumPy would take a single array, too
+            raise ValueError("it is no .npz file")
+        content.seek(0)
+        with np.load(content) as archive:
+            return dict(archive)
+    except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path}: not readable ({error}); {mend}") from error
+
+
+def write_arrays(path: Path, arrays: "dict[str, np.ndarray]") -> None:
+    """Writes arrays as one compressed .npz; raises as `write_whole`."""
+    import numpy as np
+
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_whole(path, content.getvalue())
+
+
+def stamps(paths: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
+    """(name, time of last change, bytes) of those files and folders that exist: equal as long as none has changed."""
+    there = [path for path in sorted(paths) if path.exists()]
+    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in there)
 
 
 def sizes(folder: Path) -> dict[str, int]:

@@ -27,9 +27,10 @@ flags.DEFINE_bool(
 
 
 def body(given: flags.FlagValues, config: ConfigDict) -> int:
-    from ddm_embed.data.sources import check_same, open_source
+    from ddm_embed.data.sources import open_source
     from ddm_embed.drawing import save
     from ddm_embed.features.run import open_run
+    from ddm_embed.runs.directory import RunDirectory
     from ddm_embed.sample.needs import obstacle
     from ddm_embed.sample.pictures import PICTURES
     from ddm_embed.sample.shown import choose, restore_beside
@@ -37,7 +38,7 @@ def body(given: flags.FlagValues, config: ConfigDict) -> int:
 
     validate_sample(config)
     workdir = files.place(given.workdir) if given.workdir else None
-    run = config_lib.read(workdir) if workdir else None
+    run = RunDirectory(workdir).read_config() if workdir else None
     refused = {name: run and obstacle(picture.needs, run, config) for name, picture in PICTURES.items()}
     if given.list:
         for name, picture in PICTURES.items():
@@ -54,15 +55,15 @@ def body(given: flags.FlagValues, config: ConfigDict) -> int:
         raise UserError(f"--picture={given.picture} {refused[given.picture]}")
 
     validate(run)
-    folder = workdir / "samples"
-    folder.mkdir(exist_ok=True)  # fails now if it cannot be written, not after the work
+    directory = RunDirectory(workdir)
+    directory.make_pictures()  # fails now if it cannot be written, not after the work
     source = open_source(run)
-    check_same(source, workdir / "data.json")
+    directory.check_data(source)
     trained = open_run(workdir, run)
     beside = tuple(restore_beside(files.place(place), run, source) for place in filter(None, config.beside.split(",")))
     shown = choose(source, run, config)._replace(beside=beside)
     for name in [given.picture] if given.picture != "all" else [name for name in PICTURES if not refused[name]]:
-        path = folder / f"{name}.png"
+        path = directory.picture(name)
         save(PICTURES[name].draw(trained, shown, config), path)
         print(path, flush=True)
     return 0

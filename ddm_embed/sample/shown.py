@@ -9,13 +9,12 @@ import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
-from ddm_embed import config as config_lib
 from ddm_embed.data import splits
 from ddm_embed.data.augment import to_float
-from ddm_embed.data.sources import check_same
 from ddm_embed.data.types import Source, Split, read_all, subset
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import Run, open_run
+from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.sample import needs
 from ddm_embed.sample.generate import embed, over_batch, tell_of
 from ddm_embed.validate import validate
@@ -61,14 +60,15 @@ def restore_beside(workdir: Path, run: ConfigDict, source: Source) -> Run:
     Raises:
       UserError: it has no encoder, or was trained on other images.
     """
-    other = config_lib.read(workdir)
+    directory = RunDirectory(workdir)
+    other = directory.read_config()
     validate(other)
     if reason := needs.code(other, run) or needs.denoiser(other, run):
         raise UserError(f"config.beside: {workdir} will not do, since `detail` {reason}")
     fields = ("name", "data_dir", "image_size", "test_fraction")
     if any(other.data[field] != run.data[field] for field in fields):
         raise UserError(f"config.beside: {workdir} was trained on other images; name runs on {run.data.name}")
-    check_same(source, workdir / "data.json")
+    directory.check_data(source)
     return open_run(workdir, other)
 
 

@@ -27,15 +27,14 @@ from ddm_embed import config as config_lib
 from ddm_embed.data import labels as labels_lib
 from ddm_embed.data import pipeline
 from ddm_embed.data.pipeline import Batch
-from ddm_embed.data.sources import check_same, open_source
+from ddm_embed.data.sources import open_source
 from ddm_embed.data.types import Images, Source
 from ddm_embed.methods import system
 from ddm_embed.models.build import Models
 from ddm_embed.parallel import distributed
 from ddm_embed.parallel.mesh import BATCH_AXES, by_example, make_mesh
 from ddm_embed.runs.checkpoint import Checkpoints
-from ddm_embed.runs.directory import check_config, check_shared, locked, prepare_workdir
-from ddm_embed.runs.files import write_whole
+from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.train import snapshot as picture
 from ddm_embed.train.metrics import StepMetrics, train_flops
 from ddm_embed.train.optimizer import make_optimizer, make_schedule
@@ -68,13 +67,14 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
         validate(config)
         data = open_source(config)
         validate_against(config, data.image_shape, jax.device_count(), jax.default_backend())
-    with locked(workdir):
-        distributed.from_lead(lambda: prepare_workdir(workdir, config))
-        distributed.from_lead(lambda: check_same(data, workdir / "data.json"))
+    directory = RunDirectory(workdir)
+    with directory.locked():
+        distributed.from_lead(lambda: directory.prepare(config))
+        distributed.from_lead(lambda: directory.check_data(data))
         with distributed.together():  # each process against what the first one has
-            check_shared(workdir)
-            check_config(workdir, config)
-            check_same(data, workdir / "data.json")
+            directory.check_shared()
+            directory.check_config(config)
+            directory.check_data(data)
         return train_in(config, workdir, data)
 
 
@@ -90,7 +90,7 @@ def train_in(config: ConfigDict, workdir: Path, data: Source) -> Outcome:
     if config.objective.name == system.SUPERVISED:
         with distributed.together():
             labels = labels_lib.read(data)
-        distributed.from_lead(lambda: labels_lib.note(labels, workdir / "classes.json"))
+        distributed.from_lead(lambda: RunDirectory(workdir).note_classes(labels.values))
         logger.warning("config.objective.name=supervised reads the labels of all %d training images", len(data.train))
     models = system.make_models(config, data.image_shape, classes=labels and len(labels.values))
     optimizer = make_optimizer(config)
@@ -101,7 +101,7 @@ def train_in(config: ConfigDict, workdir: Path, data: Source) -> Outcome:
         distributed.progress()
         state = checkpoints.restore(abstract)
         if state is None:
-            distributed.from_lead(lambda: list_parameters(abstract.params, workdir / "parameters.txt"))
+            distributed.from_lead(lambda: list_parameters(abstract.params, workdir))
             state = create(init, abstract)
         elif config.objective.name == system.UNTRAINED:
             return Outcome(0, finished=True, nothing_to_do=True)
@@ -125,9 +125,10 @@ def train_in(config: ConfigDict, workdir: Path, data: Source) -> Outcome:
                 return run(config, train_step, state, itertools.chain([first], batches), checkpoints, progress)
 
 
-def list_parameters(params: Any, path: Path) -> None:
+def list_parameters(params: Any, workdir: Path) -> None:
     """Writes every parameter's name and shape, and logs how many there are."""
-    write_whole(path, parameter_overview.get_parameter_overview(params, include_stats=False) + "\n")
+    overview = parameter_overview.get_parameter_overview(params, include_stats=False)
+    path = RunDirectory(workdir).write_parameters(overview)
     logger.info("%s parameters, listed in %s", f"{parameter_overview.count_parameters(params):,}", path)
 
 

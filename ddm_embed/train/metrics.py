@@ -3,14 +3,8 @@
 The step returns sums and counts; they are added up on the device and read by the host once a log line.
 """
 
-import json
-import logging
-import math
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -20,17 +14,12 @@ from clu import metrics as clu_metrics
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from ddm_embed.errors import UserError
 from ddm_embed.methods.diffusion import Terms
 from ddm_embed.parallel import chips
-from ddm_embed.runs.files import is_store, write_whole
-
-logger = logging.getLogger("ddm_embed")
 
 LEVELS = 5  # equal slices of t for which the loss is logged apart
 BY_LEVEL = ("t", "denoising")  # the terms that go into it
 NEVER = np.iinfo(np.int32).max
-FLUSH_SECONDS = 30.0  # the event file is synced, which may take its time
 
 
 @struct.dataclass
@@ -99,95 +88,6 @@ class StepMetrics:
             if not np.isnan(value):
                 values[f"loss_t{level / LEVELS:.1f}-{(level + 1) / LEVELS:.1f}"] = float(value)
         return values
-
-
-class MetricWriter:
-    """Appends to W/metrics.jsonl and W/tensorboard; a resumed run drops the lines that it is about to write again.
-
-    An object store takes files whole: there they are kept in a local directory and copied after every line. One that
-    does not answer does not end a run before a checkpoint cannot be saved.
-    """
-
-    def __init__(self, workdir: Path, start: int):
-        self._workdir, self._local = workdir, None
-        kept = _lines_until(workdir / "metrics.jsonl", start)
-        if is_store(workdir):
-            self._local = tempfile.TemporaryDirectory()
-            workdir = Path(self._local.name)
-        write_whole(workdir / "metrics.jsonl", "".join(kept))
-        self._file = (workdir / "metrics.jsonl").open("a")
-        self._board = Board(workdir / "tensorboard", start)
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step} | values) + "\n")
-        self._file.flush()
-        self._board.write(step, values)
-        if self._local is not None:
-            self._board.flush()
-        try:
-            self._copy()
-        except UserError as error:
-            logger.warning("%s; the next line takes it along", error)
-
-    def close(self) -> None:
-        self._file.close()
-        self._board.close()
-        self._copy()
-        if self._local is not None:
-            self._local.cleanup()
-
-    def _copy(self) -> None:
-        if self._local is None:
-            return
-        folder = Path(self._local.name)
-        for file in (file for file in folder.rglob("*") if file.is_file()):
-            write_whole(self._workdir / str(file.relative_to(folder)), file.read_bytes())
-
-
-class Board:
-    """An event file for TensorBoard, which is told to drop the steps beyond `start` of a run that was killed.
-
-    tensorboardX's SummaryWriter writes in a thread, and blocks for ever once that has met a full disk.
-    """
-
-    def __init__(self, folder: Path, start: int):
-        from tensorboardX.event_file_writer import EventsWriter  # imports protobuf; only a process that writes needs it
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(str(folder / "events"))
-        if start:
-            self._writer.write_event(
-                Event(wall_time=time.time(), step=start + 1, session_log=SessionLog(status=SessionLog.START))
-            )
-        self._flushed = -math.inf
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
-
-        for name, value in values.items():
-            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        self._writer.flush()
-        self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-def _lines_until(path: Path, step: int) -> list[str]:
-    """The file's lines up to a step, without what a killed process left unfinished, or a disk unreadable."""
-    lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.exists() else []
-    kept = []
-    for line in lines:
-        with suppress(ValueError, KeyError, TypeError):
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
-    return kept
 
 
 def peak_flops(device: jax.Device, clock: Callable[[], float] = time.perf_counter) -> tuple[float, str]:

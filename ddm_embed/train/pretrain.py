@@ -12,6 +12,7 @@ from ddm_embed.errors import UserError
 from ddm_embed.features.run import Run, open_run
 from ddm_embed.methods import presets as arms
 from ddm_embed.methods import system
+from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.train.loop import train
 from ddm_embed.validate import check_feature, validate
 
@@ -52,7 +53,7 @@ def pretrain(
     else:
         if len(shown) < SMALLEST:
             raise UserError(f"{len(shown)} image is too little to learn from; give more, tens at least")
-        name = f"arrays:{workdir.absolute() / 'data'}"
+        name = f"arrays:{RunDirectory(workdir).arrays}"
         size = (1, shown.shape[1]) if shown.ndim == 3 else shown.shape[1:3]
     config.data.test_fraction = 0.0  # whoever fits wants all images used; labels of a folder are left alone
     config.model.variant = f"Ti/{patch_for(size)}" if size else "Ti/4"
@@ -72,29 +73,11 @@ def pretrain(
     if feature is not None and size:
         check_feature(feature, system.make_models(config, (*size, 1), classes=1).features)
     if not isinstance(shown, Path):
-        keep(shown, workdir)
+        RunDirectory(workdir).keep_arrays(shown)
     outcome = train(config, workdir)
     if not outcome.finished:
         raise KeyboardInterrupt(f"stopped at step {outcome.step} of {config.train.steps}")
     return open_run(workdir)
-
-
-def keep(shown: Num[np.ndarray, "number *shape"], workdir: Path) -> None:
-    """Writes arrays into a run directory, which reads them from there; those of a run that has begun stay.
-
-    Raises:
-      UserError: the run there has begun with others.
-    """
-    folder = workdir.absolute() / "data"
-    file = folder / f"train_{'sequences' if shown.ndim == 3 else 'images'}.npy"
-    if (workdir / "data.json").exists():
-        if not file.exists() or not np.array_equal(np.load(file, mmap_mode="r"), shown):
-            raise UserError(f"workdir={str(workdir)!r} holds a run of other images; name another, or delete that one")
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for before in folder.glob("train_*.npy"):  # of a start that was refused
-        before.unlink()
-    np.save(file, shown)
 
 
 def _size_below(folder: Path) -> tuple[int, int] | None:

@@ -11,8 +11,10 @@ from tqdm import tqdm
 from ddm_embed.errors import UserError
 from ddm_embed.parallel import distributed
 from ddm_embed.runs.checkpoint import Checkpoints
+from ddm_embed.runs.directory import RunDirectory
+from ddm_embed.runs.log import MetricWriter
 from ddm_embed.train import snapshot as picture
-from ddm_embed.train.metrics import NEVER, MetricWriter, StepMetrics, peak_flops
+from ddm_embed.train.metrics import NEVER, StepMetrics, peak_flops
 
 logger = logging.getLogger("ddm_embed")
 
@@ -78,7 +80,7 @@ class Progress:
             return
         begin = time.perf_counter()
         columns = jax.device_get(self._denoise(ema_params, self._images))
-        path = self._workdir / "samples" / f"{step:08d}.png"
+        path = RunDirectory(self._workdir).picture(step)
         if self._writer is not None:
             picture.draw(columns, path, f"{self._config.name}: denoised in one step, after {step} steps of training")
         self._since += time.perf_counter() - begin

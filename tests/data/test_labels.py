@@ -29,14 +29,3 @@ def test_the_digits_are_ten_classes():
 def test_what_cannot_be_classified_is_refused(values, message):
     with pytest.raises(UserError, match=rf"config\.objective\.name=supervised: .*{message}"):
         labels.read(source(values))
-
-
-def test_a_run_keeps_its_classes(tmp_path):
-    file = tmp_path / "classes.json"
-    with pytest.raises(UserError, match="is missing"):
-        labels.noted(file)
-    labels.note(labels.read(source([7, 3, 3, 40, 7, 40])), file)
-    labels.note(labels.read(source([3, 7, 40, 40, 7, 40])), file)
-    assert labels.noted(file) == (3, 7, 40)
-    with pytest.raises(UserError, match=r"began with the classes \(3, 7, 40\), now they are \(3, 7\)"):
-        labels.note(labels.read(source([3, 7, 3, 3, 7, 7])), file)

@@ -1,5 +1,3 @@
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +6,11 @@ from conftest import tiny_config
 
 from ddm_embed.data import augment, pipeline, sequences
 from ddm_embed.data.sequences import Scale
-from ddm_embed.data.sources import check_same, open_source
+from ddm_embed.data.sources import open_source
 from ddm_embed.data.types import read_all
 from ddm_embed.errors import UserError
 from ddm_embed.parallel.mesh import make_mesh
+from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.validate import validate_against
 
 
@@ -90,15 +89,15 @@ def test_arrays_that_are_no_sequences_are_refused(folder, file, array, message):
 
 
 def test_a_run_notes_the_scale_and_refuses_another(folder, tmp_path):
-    note = tmp_path / "data.json"
+    run = RunDirectory(tmp_path)
     source = open_source(config_of(folder))
-    check_same(source, note)
-    check_same(source, note)
-    kept = Scale.from_json(json.loads(note.read_text())["scale"])
+    run.check_data(source)
+    run.check_data(source)
+    kept = Scale.from_json(run.read_data()["scale"])
     np.testing.assert_array_equal(kept, source.scale)
     np.save(folder / "train_sequences.npy", np.load(folder / "train_sequences.npy") * 1.01)
     with pytest.raises(UserError, match="has changed since"):
-        check_same(open_source(config_of(folder)), note)
+        run.check_data(open_source(config_of(folder)))
 
 
 @pytest.mark.slow

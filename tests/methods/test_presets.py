@@ -7,6 +7,7 @@ from conftest import ROOT, run_module
 
 from ddm_embed import config as config_lib
 from ddm_embed.methods import presets as arms
+from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.sample.needs import obstacle
 from ddm_embed.sample.pictures import PICTURES
 
@@ -36,7 +37,7 @@ def test_every_arm_trains_resumes_is_drawn_and_probed(arm, tmp_path):
         assert [line["step"] for line in lines] == [5, 10]
         assert ("reads the labels of all 1297 training images" in first.stderr) == (arm == "supervised")
 
-    run, config = config_lib.read(tmp_path), config_lib.sample_default()
+    run, config = RunDirectory(tmp_path).read_config(), config_lib.sample_default()
     expected = {name for name, picture in PICTURES.items() if not obstacle(picture.needs, run, config)}
     assert bool(expected) == (run.objective.name == "diffusion")
     if expected:

@@ -3,6 +3,8 @@ import pytest
 
 from ddm_embed.errors import UserError
 from ddm_embed.probe import atlas
+from ddm_embed.runs.files import read_arrays
+from ddm_embed.runs.outcome import ProbeFolder
 
 
 def blobs(number=90, dim=12, seed=0):
@@ -104,8 +106,8 @@ def test_an_atlas_comes_back_from_its_file(tmp_path, shape):
         "z",
         5,
     )
-    atlas.write_atlas(whole, tmp_path / "atlas.npz")
-    found = atlas.read_atlas(tmp_path / "atlas.npz")
+    ProbeFolder(tmp_path).write_atlas(whole)
+    found = read_arrays(tmp_path / "atlas.npz", "")
     assert found.keys() == whole.keys()
     for name, array in whole.items():
         np.testing.assert_array_equal(found[name], array)

@@ -13,6 +13,7 @@ from ddm_embed.heads.readers import levels
 from ddm_embed.probe import evaluate as protocol
 from ddm_embed.probe.protocols import PROTOCOLS, check
 from ddm_embed.report.publish import publish
+from ddm_embed.runs.directory import RunDirectory
 
 SLOW = ("ridge", "logistic", "ddae", "mae", "dinov2", "mlp", "fewshot", "propagation", "finetune", "semi", "trajectory")
 READERS = ("single", "mean", "concatenate", "attention", "gru", "learned_t")
@@ -126,7 +127,7 @@ def without(labels=None, test=True):
 )
 def test_what_cannot_be_judged_still_has_measures_and_says_why(tiny_run, monkeypatch, source, said):
     monkeypatch.setattr(protocol, "open_source", source)
-    monkeypatch.setattr(protocol, "check_same", lambda *arguments: None)
+    monkeypatch.setattr(RunDirectory, "check_data", lambda *arguments: None)
     config = quick(("ridge",))
     config.measures, config.measure_images, config.times = True, 60, (0.0, 0.3)
     results = protocol.evaluate(tiny_run[0], config, tiny_run[1]).results
@@ -147,7 +148,7 @@ def test_classes_that_training_lacks_are_counted_wrong_and_said(tiny_run, monkey
         return dataclasses.replace(source, train=train)
 
     monkeypatch.setattr(protocol, "open_source", open_source)
-    monkeypatch.setattr(protocol, "check_same", lambda *arguments: None)
+    monkeypatch.setattr(RunDirectory, "check_data", lambda *arguments: None)
     config = quick(("ridge",))
     config.times = (0.0,)
     results = protocol.evaluate(tiny_run[0], config, tiny_run[1]).results

@@ -135,7 +135,7 @@ def test_a_bucket_that_is_missing_or_closed_ends_in_one_line(store, workdir, ref
 
 
 def test_a_store_that_does_not_answer_is_waited_for_so_long_and_no_longer(store):
-    code = "from ddm_embed import files; files.PATIENCE = 2.0; files.place('gs://bucket/run')"
+    code = "from ddm_embed.runs import files; files.PATIENCE = 2.0; files.place('gs://bucket/run')"
     environment = os.environ | store.environment | {"STORAGE_EMULATOR_HOST": "http://127.0.0.1:9"}
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert "gs://bucket/run: Google Cloud Storage failed or refused (no answer in time)" in process.stderr

@@ -2,7 +2,7 @@ import pytest
 from conftest import tiny_config
 
 from ddm_embed import config as config_lib
-from ddm_embed.probe.manifest import fingerprint, manifest
+from ddm_embed.runs.provenance import fingerprint, manifest
 
 
 @pytest.mark.parametrize("field", ["train.seed", "name", "train.log_every", "mesh.data", "data.data_dir"])

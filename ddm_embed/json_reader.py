@@ -1,0 +1,65 @@
+"""The one reader of JSON: whatever a text holds, it comes out of the form that was asked for or is refused in one line.
+
+A form is a `TypedDict`, or dict, list, str, int, float, bool, or one of these with its entries' forms, such as
+list[int] and dict[str, float]; `form | None`; and Any.
+"""
+
+import json
+import types
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
+
+from ddm_embed.errors import UserError
+
+WORDS = {dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number", bool: "true or false"}
+
+
+def read(text: str | bytes, file: Any, mend: str, form: Any = dict) -> Any:
+    """The value that a text stands for.
+
+    Args:
+      text: bytes are UTF-8. file, mend: where it is, and what the user can do about it, for the message.
+      form: of the value; an object may have more fields than it names.
+
+    Raises:
+      UserError: it is no JSON, is nested too deeply, or is of another form.
+    """
+    try:
+        found = json.loads(text.decode() if isinstance(text, bytes) else text)
+    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or a number of thousands of digits
+        raise UserError(f"{file}: not readable as JSON ({error}); {mend}") from error
+    check(found, form, file, mend)
+    return found
+
+
+def check(found: Any, form: Any, file: Any, mend: str) -> None:
+    """Raises UserError unless a JSON value is of the form."""
+    if wrong := _wrong(found, form, ""):
+        raise UserError(f"{file}: {wrong}; {mend}")
+
+
+def _wrong(value: Any, form: Any, at: str) -> str | None:
+    """Where a JSON value is not of a form, and what was expected there; None where it is."""
+    if form is Any:
+        return None
+    if isinstance(form, types.UnionType):  # X | None
+        return None if value is None else _wrong(value, get_args(form)[0], at)
+    kind = dict if is_typeddict(form) else get_origin(form) or form
+    allowed = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
+        return f"{f'{at} is' if at else 'holds'} {_shown(value)}, expected {WORDS[kind]}"
+    inner = []
+    if is_typeddict(form):
+        lacking = [name for name in sorted(form.__required_keys__) if name not in value]
+        if lacking:
+            return f"{f'{at} is ' if at else ''}without {', '.join(lacking)}"
+        inner = [(value[name], hint, name) for name, hint in get_type_hints(form).items() if name in value]
+    elif kind is dict and get_args(form):
+        inner = [(item, get_args(form)[1], name) for name, item in value.items()]
+    elif kind is list and get_args(form):
+        inner = [(item, get_args(form)[0], str(place)) for place, item in enumerate(value)]
+    return next(filter(None, (_wrong(item, hint, f"{at}.{name}".lstrip(".")) for item, hint, name in inner)), None)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."

@@ -1,0 +1,142 @@
+import json
+import os
+
+import numpy as np
+import pytest
+from conftest import tiny_config
+
+from ddm_embed.data.sequences import Scale
+from ddm_embed.data.types import Source, Split
+from ddm_embed.errors import UserError
+from ddm_embed.runs.directory import RunDirectory
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that has begun and saved nothing."""
+    directory = RunDirectory(tmp_path / "run")
+    directory.path.mkdir()
+    directory.prepare(tiny_config())
+    directory.check_data(source(6))
+    directory.note_classes((3, 7, 40))
+    return directory
+
+
+def source(number, scale=None):
+    return Source("arrays:x", Split(np.zeros((number, 8, 8, 1), np.uint8), None), None, None, scale)
+
+
+def test_what_a_run_notes_is_read_again(run):
+    assert run.read_config().to_dict() == tiny_config().to_dict()
+    assert run.read_data() == {"train_images": 6, "test_images": None, "image_shape": [8, 8, 1]}
+    assert run.read_classes() == (3, 7, 40) and run.read_versions()["packages"]["jax"]
+
+
+def test_a_run_is_kept_to_its_config_data_and_classes(run):
+    for same in (lambda: run.check_config(tiny_config()), lambda: run.check_data(source(6))):
+        same()
+    run.note_classes((3, 7, 40))
+    with pytest.raises(UserError, match=r"holds a run of another config: train.seed was 0, is 1"):
+        run.check_config(tiny_config(**{"train.seed": 1}))
+    with pytest.raises(UserError, match=r"arrays:x has changed since the run in .* began \(train_images was 6, is 5"):
+        run.check_data(source(5))
+    with pytest.raises(UserError, match="has changed since"):
+        run.check_data(source(6, Scale(np.zeros(1, np.float32), np.ones(1, np.float32))))
+    with pytest.raises(UserError, match=r"began with the classes \(3, 7, 40\), now they are \(3, 7\)"):
+        run.note_classes((3, 7))
+
+
+def test_a_start_that_saved_nothing_binds_nobody(run):
+    run.prepare(tiny_config(**{"train.seed": 1}))
+    run.check_data(source(5))
+    assert run.read_config().train.seed == 1 and run.read_data()["train_images"] == 5
+
+
+def test_checkpoints_without_a_config_are_left_alone(run, tiny_run):
+    os.symlink(tiny_run[1] / "checkpoints", run.path / "checkpoints")
+    (run.path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"holds checkpoints but no config.json"):
+        run.prepare(tiny_config())
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    run = RunDirectory(tmp_path)
+    with pytest.raises(UserError, match=r"holds no run \(no config.json\); train one first"):
+        run.read_config()
+    with pytest.raises(UserError, match=r"has not begun \(no data.json\); train it"):
+        run.read_data()
+    with pytest.raises(UserError, match=r"classes.json is missing: the run's classifier"):
+        run.read_classes()
+    with pytest.raises(UserError, match="does not see what process 0 wrote there"):
+        run.check_shared()
+    assert run.read_versions() == {} and run.probes() == []
+
+
+BROKEN = {
+    "empty": b"",
+    "torn": b'{"image_shape": [8, ',
+    "not UTF-8": b'{"image_shape": "\xff"}',
+    "too deep": b"[" * 100_000,
+    "too long a number": b'{"image_shape": [' + b"8" * 10_000 + b"]}",
+    "another type": b"3",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("name", ["config", "data", "classes"])
+def test_what_cannot_be_read_is_one_line_that_names_the_file_and_the_mend(run, name, content):
+    (run.path / f"{name}.json").write_bytes(content)
+    with pytest.raises(UserError, match=f"^{run.path}/{name}.json: .*; restore it") as error:
+        getattr(run, f"read_{name}")()
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_shape": "8x8"}, 'image_shape is "8x8", expected a list'),
+        ({"image_shape": [8, 8, "1"]}, r'image_shape.2 is "1", expected an integer'),
+        ({"image_shape": [8, 8]}, r"image_shape is \[8, 8\], expected"),
+        ({"image_shape": [8, 8, 0]}, r"image_shape is \[8, 8, 0\], expected"),
+        ({"train_images": "many"}, 'train_images is "many", expected an integer'),
+        ({"scale": {"mean": [0.0]}}, "scale is without std"),
+        ({"scale": {"mean": [0.0], "std": [None]}}, "scale.std.0 is null, expected a number"),
+    ],
+)
+def test_a_note_of_another_form_is_refused_naming_the_field(run, changes, message):
+    noted = json.loads((run.path / "data.json").read_text())
+    (run.path / "data.json").write_text(json.dumps(noted | changes))
+    with pytest.raises(UserError, match=f"data.json: {message}.*; restore it, or train again"):
+        run.read_data()
+    (run.path / "data.json").write_text("{}")
+    with pytest.raises(UserError, match=r"data.json: without image_shape"):
+        run.read_data()
+
+
+def test_arrays_are_kept_for_a_run_until_it_has_begun(run, tmp_path):
+    images = np.arange(2 * 8 * 8).reshape(2, 8, 8, 1).astype(np.uint8)
+    new = RunDirectory(tmp_path / "new")
+    new.keep_arrays(np.zeros((3, 16, 2), np.float32))
+    new.keep_arrays(images)  # nothing came of the first
+    assert [file.name for file in new.arrays.iterdir()] == ["train_images.npy"]
+    np.testing.assert_array_equal(np.load(new.arrays / "train_images.npy"), images)
+    with pytest.raises(UserError, match="holds a run of other images"):
+        run.keep_arrays(images)
+
+
+def test_a_second_run_in_the_same_directory_is_refused(run):
+    with run.locked(), pytest.raises(UserError, match="another process is training in it"), run.locked():
+        pass
+    with run.locked():
+        pass
+
+
+def test_stamps_change_with_what_readers_depend_on_and_with_nothing_else(run):
+    before = run.stamps()
+    (run.path / "metrics.jsonl").write_text("{}")
+    run.make_pictures()
+    assert run.stamps() == before
+    os.utime(run.path / "config.json", ns=(1, 1))
+    changed = run.stamps()
+    run.probe("linear").write_results({})
+    assert len({before, changed, run.stamps()}) == 3
