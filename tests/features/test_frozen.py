@@ -72,10 +72,11 @@ def test_an_embedding_depends_on_the_image_alone(frozen, feature):
     np.testing.assert_allclose(whole, alone, atol=1e-6)
 
 
-def test_a_pickled_encoder_embeds_alike(frozen):
-    again = pickle.loads(pickle.dumps(frozen))
-    assert again.fingerprint() == frozen.fingerprint()
-    np.testing.assert_array_equal(again.embed(IMAGES[:4], [0.2]), frozen.embed(IMAGES[:4], [0.2]))
+def test_a_pickled_encoder_embeds_alike(tiny_run):
+    opened = open_run(tiny_run[1])  # anew: one that has compiled for a larger batch may differ in the last bit
+    again = pickle.loads(pickle.dumps(opened))
+    assert again.fingerprint() == opened.fingerprint()
+    np.testing.assert_array_equal(again.embed(IMAGES[:4], [0.2]), opened.embed(IMAGES[:4], [0.2]))
 
 
 def test_a_fingerprint_does_not_depend_on_how_numbers_are_printed(frozen):
