@@ -51,6 +51,12 @@ def test_programs_are_imported_together_and_tell_their_flags_without_jax():
     subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, cwd=ROOT, check=True)
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_programs_process_ends_with_its_code(name):
+    """The others here are called in this process."""
+    assert "Unknown command line flag 'wrokdir'" in refused(run_module(f"ddm_embed.{name}", "--wrokdir=x"))
+
+
 def test_what_help_says_of_fields_is_what_the_code_says():
     assert reference.FIELDS.read_text() == reference.to_tsv(), "run python -m ddm_embed.reference"
 

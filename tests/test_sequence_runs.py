@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import make_signals
 import numpy as np
 import pytest
-from conftest import flags_of, run_module, tiny_config
+from conftest import flags_of, run_program, tiny_config
 from PIL import Image
 from scipy.signal import chirp, spectrogram
 from sklearn.linear_model import Ridge
@@ -193,7 +193,7 @@ def test_every_protocol_judges_sequences(signal_run):
 def test_every_picture_of_a_run_is_drawn(signal_run):
     _, workdir = signal_run
     quick = ("--config.steps=4", "--config.images=2", "--config.samples=3", "--config.training_images=40")
-    process = run_module("ddm_embed.sample", "--workdir", workdir, "--picture=all", *quick)
+    process = run_program("ddm_embed.sample", "--workdir", workdir, "--picture=all", *quick)
     assert process.returncode == 0, process.stderr
     drawn = {path.stem for path in (workdir / "samples").glob("*.png")}
     assert drawn >= set(PICTURES) - {"code_scatter", "code_grid"}
@@ -202,10 +202,10 @@ def test_every_picture_of_a_run_is_drawn(signal_run):
 @pytest.mark.slow
 def test_the_programs_take_sequences_from_the_shell(signals, tmp_path):
     config = config_of(signals, **{"train.steps": 6, "optimizer.warmup_steps": 2})
-    process = run_module("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "run")
+    process = run_program("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "run")
     assert process.returncode == 0, process.stderr
     quick = ("--config.times=0.0,0.5", "--config.noise_draws=1", "--config.measure_images=20")
-    process = run_module("ddm_embed.probe", "--workdir", tmp_path / "run", *quick)
+    process = run_program("ddm_embed.probe", "--workdir", tmp_path / "run", *quick)
     assert process.returncode == 0 and "raw signal" in process.stdout, process.stderr
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import awkward
 import numpy as np
 import pytest
-from conftest import ROOT, refused, run_module, run_program
+from conftest import ROOT, refused, run_program
 from PIL import Image
 
 from ddm_embed.data.folder import decode
@@ -181,7 +181,7 @@ def test_killed_half_way_it_goes_on_and_neither_repeats_nor_loses_an_image(tiny_
     assert process.returncode == -signal.SIGKILL and not out.exists()
     made = {f.name: f.stat().st_mtime_ns for f in parts.folder_of(out).glob("0*.npz")}
     assert 1 <= len(made) < 3
-    again = run_module(
+    again = run_program(
         "ddm_embed.embed", "--workdir", tiny_run[1], "--images", photos, "--out", out, "--t=0,0.5", "--feature=z"
     )
     assert again.returncode == 0 and f"going on: {256 * len(made)} of {NUMBER} images" in again.stderr, again.stderr
@@ -262,7 +262,7 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_kept(tiny_run, photos, tmp
     last = process.stderr.splitlines()[-1]
     assert last.startswith(f"error: the disk of {tmp_path} is full") and "give the same command again" in last
     assert not out.exists() and len(list(parts.folder_of(out).glob("0*.npz"))) == 3
-    again = run_module("ddm_embed.embed", *arguments)
+    again = run_program("ddm_embed.embed", *arguments)
     assert again.returncode == 0 and "embedded" not in again.stderr, again.stderr
 
 
@@ -284,12 +284,12 @@ def test_an_embedding_that_is_not_finite_is_no_result(frozen, photos, tmp_path, 
 def test_the_program_tells_of_bad_files_by_its_code(tiny_run, tmp_path):
     awkward.make(tmp_path / "images")
     arguments = ["--workdir", tiny_run[1], "--images", tmp_path / "images", "--out", tmp_path / "out.npz"]
-    first = run_module("ddm_embed.embed", *arguments)
+    first = run_program("ddm_embed.embed", *arguments)
     assert first.returncode == 1 and "Traceback" not in first.stderr, first.stderr
     assert "not embedded: plain/text.png: not a readable image" in first.stderr
     assert "5 images could not be read; mend or remove them, or give --skip-bad" in first.stderr
     assert f"{tmp_path}/out.npz is written: 12 images, 1 noise levels, 8 numbers each" in first.stdout
-    again = run_module("ddm_embed.embed", *arguments, "--skip-bad")
+    again = run_program("ddm_embed.embed", *arguments, "--skip-bad")
     assert again.returncode == 0 and "is finished already: 12 images" in again.stdout, again.stderr
     with np.load(tmp_path / "out.npz") as archive:
         metadata = json.loads(str(archive["metadata"]))

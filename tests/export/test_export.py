@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, refused, run_module, run_program, tiny_config
+from conftest import ROOT, refused, run_program, tiny_config
 from probed import make_results, write_run
 from safetensors.numpy import load_file
 
@@ -401,10 +401,10 @@ def test_another_feature_is_exported_at_the_level_where_the_probe_held_it_best(t
 
 def test_the_program_exports_and_refuses_in_one_line(tiny_run, tmp_path):
     _, workdir = tiny_run
-    done = run_module("ddm_embed.export", "--workdir", workdir, "--out", tmp_path / "out", "--feature", "denoiser_2")
+    done = run_program("ddm_embed.export", "--workdir", workdir, "--out", tmp_path / "out", "--feature", "denoiser_2")
     assert done.returncode == 0, done.stderr
     assert exported.open_export(tmp_path / "out").choice.feature == "denoiser_2"
-    done = run_module("ddm_embed.export", "--workdir", workdir, "--out", tmp_path / "out")
+    done = run_program("ddm_embed.export", "--workdir", workdir, "--out", tmp_path / "out")
     assert done.returncode == 1 and "is not empty" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
 

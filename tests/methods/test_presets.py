@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import ROOT, run_module
+from conftest import ROOT, run_program
 
 from ddm_embed import config as config_lib
 from ddm_embed.methods import presets as arms
@@ -24,14 +24,14 @@ ALL_PICTURES = ("ddae", "vdrl")  # with codes, and without
 @pytest.mark.parametrize("arm", arms.ARMS)
 def test_every_arm_trains_resumes_is_drawn_and_probed(arm, tmp_path):
     command = ("--config", f"{ROOT}/configs/digits.py:arm={arm},steps=10", *TINY, "--workdir", tmp_path)
-    first = run_module("ddm_embed.main", *command)
+    first = run_program("ddm_embed.main", *command)
     assert first.returncode == 0, first.stderr
     if arm == "random":
         assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["0"]
     else:
         # As after a kill between the two checkpoints: the last one is not there.
         (tmp_path / "checkpoints" / "10").rename(tmp_path / "elsewhere")
-        again = run_module("ddm_embed.main", *command)
+        again = run_program("ddm_embed.main", *command)
         assert again.returncode == 0 and "resuming at step 5 of 10" in again.stderr, again.stderr
         lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == [5, 10]
@@ -42,11 +42,11 @@ def test_every_arm_trains_resumes_is_drawn_and_probed(arm, tmp_path):
     assert bool(expected) == (run.objective.name == "diffusion")
     if expected:
         picture = "all" if arm in ALL_PICTURES else sorted(expected)[0]
-        drawn = run_module("ddm_embed.sample", "--workdir", tmp_path, f"--picture={picture}", *QUICK)
+        drawn = run_program("ddm_embed.sample", "--workdir", tmp_path, f"--picture={picture}", *QUICK)
         assert drawn.returncode == 0, drawn.stderr
         drawn = {path.stem for path in (tmp_path / "samples").glob("*.png")} - {"00000010"}
         assert drawn == (expected if picture == "all" else {picture})
 
     quick = ("--config.times=(0.0,0.5)", "--config.noise_draws=1", "--config.measures=False")
-    probed = run_module("ddm_embed.probe", "--workdir", tmp_path, *quick)
+    probed = run_program("ddm_embed.probe", "--workdir", tmp_path, *quick)
     assert probed.returncode == 0 and probed.stdout.splitlines()[-1].startswith("test accuracy"), probed.stderr

@@ -9,7 +9,7 @@ import time
 
 import jax
 import pytest
-from conftest import ROOT, flags_of, tiny_config
+from conftest import ROOT, flags_of, refused, run_program, tiny_config
 
 from ddm_embed.parallel import distributed
 
@@ -76,8 +76,8 @@ def test_others_that_do_not_come_are_an_error_within_connect_seconds(tmp_path):
 
 
 def test_another_number_of_processes_than_expected_is_an_error(tmp_path):
-    process, _ = join("--num_processes", 2, "--workdir", tmp_path)
-    assert process.returncode == 1 and "--num_processes 2 were expected and 1 came" in process.stderr
+    line = refused(run_program("ddm_embed.main", *flags_of(tiny_config()), "--num_processes", 2, "--workdir", tmp_path))
+    assert "--num_processes 2 were expected and 1 came" in line
 
 
 @pytest.mark.parametrize(

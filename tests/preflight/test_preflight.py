@@ -115,7 +115,7 @@ def test_wrong_questions_are_answered_in_one_line(flags, message):
 
 def test_the_program_reports_on_this_machine(tmp_path):
     path = tmp_path / "rows.json"
-    done = run_module("ddm_embed.preflight", *flags_of(tiny_config()), "--topology=here", f"--json={path}")
+    done = run_program("ddm_embed.preflight", *flags_of(tiny_config()), "--topology=here", f"--json={path}")
     assert done.returncode == 0, done.stderr
     assert "parameters in all" in done.stdout and ": fits" in done.stdout and "no time is predicted" in done.stdout
     row = json.loads(path.read_text())[0]

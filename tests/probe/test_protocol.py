@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import run_module, tiny_config
+from conftest import run_program, tiny_config
 
 from ddm_embed import config as config_lib
 from ddm_embed.data import splits
@@ -152,7 +152,7 @@ def test_results_are_written_printed_and_drawn(evaluation, results, tmp_path, ca
 def test_the_program_probes_a_run_by_the_config_and_its_overrides(tiny_run, tmp_path):
     workdir = shutil.copytree(tiny_run[1], tmp_path / "run")
     arguments = ["--workdir", workdir, "--config", "configs/probe.py:name=short"]
-    process = run_module(
+    process = run_program(
         "ddm_embed.probe", *arguments, "--config.times=0.3,", "--config.noise_draws=1", "--config.measures=False"
     )
     assert process.returncode == 0, process.stderr

@@ -10,7 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, flags_of, run_module, saved_arrays, tiny_config
+from conftest import ROOT, flags_of, run_program, saved_arrays, tiny_config
 
 from ddm_embed.errors import UserError
 from ddm_embed.train import loop
@@ -88,7 +88,7 @@ def test_bfloat16_products_leave_everything_kept_in_float32(tiny_run, tmp_path):
 @pytest.mark.slow
 def test_killed_in_the_midst_of_it_a_run_ends_bit_identical(tmp_path):
     config = tiny_config(**{"train.steps": 300, "train.checkpoint_every": 20, "train.keep_checkpoints": 2})
-    assert run_module("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "whole").returncode == 0
+    assert run_program("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "whole").returncode == 0
     command = [sys.executable, "-m", "ddm_embed.main", *flags_of(config), "--workdir", str(tmp_path / "killed")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not list((tmp_path / "killed" / "checkpoints").glob("*")):
@@ -97,7 +97,7 @@ def test_killed_in_the_midst_of_it_a_run_ends_bit_identical(tmp_path):
     assert process.poll() is None, "the run ended before it could be killed"
     process.kill()
     process.wait()
-    last = run_module("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "killed")
+    last = run_program("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "killed")
     assert last.returncode == 0, last.stderr
     assert_bit_identical(saved_arrays(tmp_path / "killed", 300), saved_arrays(tmp_path / "whole", 300))
 
