@@ -14,21 +14,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ddm_embed.errors import UserError
+from ddm_embed.heads.linear import standardisation
 
 Stack = Float[Array, "key number dim"]
 Shots = Int[np.ndarray, "draw shot"]
 
 AT_ONCE = 8  # draws whose shots are held in memory together
-
-
-class Fewshot(NamedTuple):
-    """predictions: classes of the queries. key: which feature was chosen, counted through all stacks. strength: which
-    penalty. chosen_by: accuracy on left-out shots of what was chosen; NaN where nothing could be left out."""
-
-    predictions: Int[np.ndarray, "draw query"]
-    key: Int[np.ndarray, " draw"]
-    strength: Int[np.ndarray, " draw"]
-    chosen_by: Float[np.ndarray, " draw"]
 
 
 def draw_shots(labels: Int[np.ndarray, " number"], classes: int, per_class: int, draws: int, seed: int) -> Shots:
@@ -53,38 +44,15 @@ def draw_shots(labels: Int[np.ndarray, " number"], classes: int, per_class: int,
 
 
 class Selection(NamedTuple):
-    """What each draw chose; see `Fewshot`."""
+    """What each draw chose.
+
+    key: which feature, counted through all stacks. strength: which penalty. chosen_by: accuracy on left-out shots of
+    what was chosen; NaN where nothing could be left out.
+    """
 
     key: Int[np.ndarray, " draw"]
     strength: Int[np.ndarray, " draw"]
     chosen_by: Float[np.ndarray, " draw"]
-
-
-def fewshot(
-    features: Sequence[Stack],
-    labels: Int[Array, " number"],
-    queries: Sequence[Float[Array, "key query dim"]],
-    shots: Shots,
-    strengths: Float[Array, " strength"],
-    classes: int,
-    fallback: tuple[int, int] | None = None,
-) -> Fewshot:
-    """Predictions of each draw's own best feature and strength: `select`, then `predict` draw by draw.
-
-    Args:
-      queries: stacks with the same keys as `features`. (and the rest as `select` has it)
-
-    Raises:
-      UserError: a class has one shot and there is no fallback.
-    """
-    chosen = select(features, labels, shots, strengths, classes, fallback)
-    owners = [(group, place) for group, stack in enumerate(features) for place in range(len(stack))]
-    found = []
-    for draw, (key, strength) in enumerate(zip(chosen.key, chosen.strength, strict=True)):
-        group, place = owners[key]
-        stacks = features[group][place], queries[group][place]
-        found.append(predict(*stacks, jnp.asarray(labels), shots[draw], jnp.float32(strengths[strength]), classes))
-    return Fewshot(np.stack(jax.device_get(found)), *chosen)
 
 
 def select(
@@ -131,12 +99,6 @@ def choose(
     best = accuracy.max(axis=(1, 2), keepdims=True)
     place = np.where(accuracy == best, error, np.inf).reshape(len(error), -1).argmin(axis=1)
     return np.unravel_index(place, accuracy.shape[1:])
-
-
-def standardisation(features: Float[Array, "number dim"]) -> tuple[Float[Array, " dim"], Float[Array, " dim"]]:
-    """The mean, and what to multiply by for a deviation of 1; constant columns become 0."""
-    mean, deviation = jnp.mean(features, axis=0), jnp.std(features, axis=0)
-    return mean, jnp.where(deviation > 1e-6 * jnp.max(deviation), 1 / jnp.maximum(deviation, 1e-30), 0.0)
 
 
 @partial(jax.jit, static_argnames="classes")

@@ -4,6 +4,7 @@ A step draws its views once and passes them through the frozen networks once for
 layers then serve every head. One (layer, t) after another, as DDAE's procedure has it, passes them through for each.
 """
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +23,8 @@ from tqdm import tqdm
 from ddm_embed.data.augment import Stored, augment
 from ddm_embed.data.pipeline import fits
 from ddm_embed.data.types import Images, read_all
+from ddm_embed.heads.gradient import Heads, Plan, begin, epoch_positions, plan, predict, rate_factor, scaled, update
 from ddm_embed.heads.recipes import Recipe
-from ddm_embed.heads.steps import Plan, epoch_positions, plan, rate_factor, scaled
-from ddm_embed.heads.trained_heads import Heads, begin, predict, update
 from ddm_embed.parallel import distributed
 from ddm_embed.parallel.mesh import by_example
 
@@ -37,57 +37,75 @@ LOG_SECONDS = 10.0
 FeaturesAt = Callable[..., dict[str, Float[Array, "batch dim"]]]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Training:
+    """What heads are trained on while each step makes its features anew.
+
+    Attributes:
+      features_at: (params, x0, eps, t) -> features by name. params: the networks', whole on every device of the mesh.
+      images: [number, height, width, channel], as a source stores them. labels: classes below `classes`.
+      key: of everything random. mesh: this process's devices; batches are split over it.
+      padding: pixels of a crop; an eighth of the height if None. resident_gib: images of up to so many GiB are kept on
+        the devices; more are read with `threads` and sent in parts.
+    """
+
+    features_at: FeaturesAt
+    params: Any
+    images: Images
+    labels: Int[np.ndarray, " number"]
+    classes: int
+    key: Key[Array, ""]
+    mesh: Mesh
+    padding: int | None = None
+    resident_gib: float = 4.0
+    threads: int = 8
+
+    def plan(self, recipe: Recipe) -> tuple[Plan, int]:
+        """How long the recipe takes, and the rows of a batch once it is filled up to divide among the devices."""
+        length = plan(recipe, self.images.shape[0])
+        return length, -(-length.batch // self.mesh.size) * self.mesh.size
+
+    def dims(self, rows: int) -> dict[str, int]:
+        """The size of each feature."""
+        x0 = jax.ShapeDtypeStruct((rows, *self.images.shape[1:]), jnp.float32)
+        shapes = jax.eval_shape(self.features_at, self.params, x0, x0, jnp.float32(0))
+        return {name: shape.shape[1] for name, shape in shapes.items()}
+
+
 def fit_online(
     recipe: Recipe,
-    features_at: FeaturesAt,
-    params: Any,
-    images: Images,
-    labels: Int[np.ndarray, " number"],
+    given: Training,
     times: tuple[float, ...],
     names: tuple[str, ...],
-    classes: int,
-    key: Key[Array, ""],
-    mesh: Mesh,
     rates: tuple[float, ...] | None = None,
-    padding: int | None = None,
-    resident_gib: float = 4.0,
-    threads: int = 8,
     levels: int = 1,
 ) -> dict[str, Heads]:
     """Heads on every named feature at every noise level, trained as the recipe says on views of each step's own.
 
     Args:
-      recipe: what to do. features_at: from `features.make_features`. params: the networks', whole on every device of
-        the mesh, which is this process's devices.
-      images: [number, height, width, channel], as a source stores them. labels: classes below `classes`.
-      times: noise levels. names: of features. classes: how many. key: of everything random.
-      mesh: batches are split over it. rates: base learning rates, the recipe's own if None.
-      padding: pixels of a crop; an eighth of the height if None. resident_gib: images of up to so many GiB are kept on
-        the devices; more are read with `threads` and sent in parts. levels: noise levels that pass through the networks
-        together, which fills a device that a batch alone does not, and takes as many times the memory.
+      recipe: what to do. given: networks, images and labels.
+      times: noise levels. names: of features. rates: base learning rates, the recipe's own if None.
+      levels: noise levels that pass through the networks together, which fills a device that a batch alone does not,
+        and takes as many times the memory.
 
     Returns:
       under each name, heads whose leaves have a leading axis [time].
     """
-    length = plan(recipe, images.shape[0])
+    length, rows = given.plan(recipe)
     rates = scaled(recipe, jnp.asarray(recipe.learning_rates if rates is None else rates, jnp.float32), length.batch)
-    begin_key, order_key, step_key = jax.random.split(key, 3)
-    whole = NamedSharding(mesh, P())
-    rows = -(-length.batch // mesh.size) * mesh.size
-
-    x0 = jax.ShapeDtypeStruct((rows, *images.shape[1:]), jnp.float32)
-    shapes = jax.eval_shape(features_at, params, x0, x0, jnp.float32(0))
+    begin_key, order_key, step_key = jax.random.split(given.key, 3)
+    whole, dims = NamedSharding(given.mesh, P()), given.dims(rows)
 
     @partial(jax.jit, out_shardings=whole)
     def begin_all():
-        heads = {name: begin(recipe, begin_key, shapes[name].shape[1], classes, len(rates)) for name in names}
+        heads = {name: begin(recipe, begin_key, dims[name], given.classes, len(rates)) for name in names}
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(times), *leaf.shape)), heads)
 
-    labels, times, rates = jax.device_put((np.asarray(labels, np.int32), np.float32(times), rates), whole)
-    step = make_step(recipe, features_at, length, mesh, step_key, padding, levels)
+    labels, times, rates = jax.device_put((np.asarray(given.labels, np.int32), np.float32(times), rates), whole)
+    step = make_step(recipe, given, length, step_key, levels)
     what = f"{recipe.name}, {len(names) * len(times) * len(rates)} heads"
-    parts = chunks(images, length, order_key, rows, mesh, resident_gib, threads)
-    return run(make_train(step), begin_all(), (params, labels, times, rates), parts, length, what)
+    parts = chunks(given, length, order_key, rows)
+    return run(make_train(step), begin_all(), (given.params, labels, times, rates), parts, length, what)
 
 
 class Chunk(NamedTuple):
@@ -102,13 +120,13 @@ class Chunk(NamedTuple):
     places: Int[Array, "step rows"]
 
 
-def make_step(recipe: Recipe, features_at: FeaturesAt, length: Plan, mesh: Mesh, key: Key[Array, ""], padding, levels):
+def make_step(recipe: Recipe, given: Training, length: Plan, key: Key[Array, ""], levels: int):
     """The function (heads, (params, labels, times, rates), chunk, row) -> heads after the step of this row."""
-    split = by_example(mesh)
-    ragged = length.batch % mesh.size != 0 or not recipe.drop_last
+    split, features_at, padding = by_example(given.mesh), given.features_at, given.padding
+    ragged = length.batch % given.mesh.size != 0 or not recipe.drop_last
 
-    def step(heads, given, chunk, row):
-        params, labels, times, rates = given
+    def step(heads, arrays, chunk, row):
+        params, labels, times, rates = arrays
         number, positions = chunk.first + row, chunk.positions[row]
         view_key, noise_key, drop_key = jax.random.split(jax.random.fold_in(key, number), 3)
         x0 = split(augment(view_key, split(chunk.shown[chunk.places[row]]), recipe.views, padding))
@@ -140,23 +158,23 @@ def kept_noise(
 
 
 def make_train(step: Callable) -> Callable:
-    """The jitted function (state, given, chunk) -> state, number of steps taken so far; the state is donated.
+    """The jitted function (state, arrays, chunk) -> state, number of steps taken so far; the state is donated.
 
-    It calls `step(state, given, chunk, row)` for each of the chunk's steps. One program serves all chunks.
+    It calls `step(state, arrays, chunk, row)` for each of the chunk's steps. One program serves all chunks.
     """
 
-    def train(state, given, chunk):
-        state = jax.lax.fori_loop(0, chunk.count, lambda row, state: step(state, given, chunk, row), state)
+    def train(state, arrays, chunk):
+        state = jax.lax.fori_loop(0, chunk.count, lambda row, state: step(state, arrays, chunk, row), state)
         return state, chunk.first + chunk.count
 
     return jax.jit(train, donate_argnums=0)
 
 
-def run(train: Callable, state: Any, given: Any, parts: Iterator[Chunk], length: Plan, what: str) -> Any:
+def run(train: Callable, state: Any, arrays: Any, parts: Iterator[Chunk], length: Plan, what: str) -> Any:
     """The state, which is donated, after `train` (of `make_train`) on all chunks; log lines say `what` and an ETA."""
     begin_at, logged, ahead = time.perf_counter(), 0.0, None
     for chunk in parts:
-        state, done = train(state, given, chunk)
+        state, done = train(state, arrays, chunk)
         jax.block_until_ready(ahead)  # so that no more than two chunks are on the devices
         ahead = done
         distributed.progress()
@@ -167,15 +185,14 @@ def run(train: Callable, state: Any, given: Any, parts: Iterator[Chunk], length:
     return state
 
 
-def chunks(
-    images: Images, length: Plan, key: Key[Array, ""], rows: int, mesh: Mesh, resident_gib: float, threads: int
-) -> Iterator[Chunk]:
+def chunks(given: Training, length: Plan, key: Key[Array, ""], rows: int) -> Iterator[Chunk]:
     """All steps in order, some at a time, all chunks of one shape.
 
     Images that fit stay on the devices, and all chunks share them; of others, each chunk brings its own.
     """
+    images, threads = given.images, given.threads
     image_bytes = int(np.prod(images.shape[1:])) * np.dtype(images.dtype).itemsize
-    resident, whole = fits(images, resident_gib, mesh), NamedSharding(mesh, P())
+    resident, whole = fits(images, given.resident_gib, given.mesh), NamedSharding(given.mesh, P())
     stored = jax.device_put(read_all(images, threads), whole) if resident else None
     most = CHUNK_STEPS if resident else max(1, CHUNK_BYTES // (rows * image_bytes))
     size = -(-length.per_epoch // -(-length.per_epoch // min(most, CHUNK_STEPS)))

@@ -7,9 +7,11 @@ penalty of 1e-5. Theirs keeps the epoch that is best on validation images; here 
 cosine and the last step counts, so that a reader needs no validation images of its own.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +21,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from ddm_embed.errors import UserError
+from ddm_embed.heads.linear import standardisation
 
 Trajectory = Float[Array, "number time dim"]
 Labels = Int[Array, " number"]
 Levels = Float[Array, " time"]
 Logits = Float[Array, "number class"]
-
-K_GRID = (2, 5, 7, 10, 17, 25, 37, 50)  # the steps that a trajectory is cut into
 
 
 def levels(k: int) -> Float[np.ndarray, " time"]:
@@ -100,16 +101,27 @@ class _Step(nn.Module):
 KINDS = {"attention": Attention, "gru": Recurrence}
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Codes:
+    """What a reader learns from, and what it then reads.
+
+    Attributes:
+      fit: [number, time, dim]. labels: [number], below `classes`. queries: [query, time, dim]. t: [time], the levels.
+    """
+
+    fit: Trajectory
+    labels: Labels
+    queries: Float[Array, "query time dim"]
+    classes: int
+    t: Levels
+
+
 def fit_predict_reader(
     kind: str,
-    fit: Trajectory,
-    labels: Labels,
-    queries: Float[Array, "query time dim"],
+    codes: Codes,
     hypers: Float[Array, " hyper"],
     key: Array,
-    classes: int,
     *,
-    t: Levels,
     epochs: int = 100,
     batch_size: int = 256,
     width: int = 256,
@@ -121,11 +133,9 @@ def fit_predict_reader(
 
     Args:
       kind: "attention" or "gru".
-      fit: [number, time, dim]. labels: [number]. queries: [query, time, dim].
       hypers: peak learning rates [hyper]; the paper's code has 5e-5 to 1e-3. key: of initialisation, order and dropout.
-      classes: how many. t: [time], the levels of the codes. epochs: passes over the fit set.
-      batch_size: images a step, at most all; what is left of an epoch is dropped. width: a multiple of 8.
-      dropout: share of units dropped in training.
+      epochs: passes over the fit set. batch_size: images a step, at most all; what is left of an epoch is dropped.
+      width: a multiple of 8. dropout: share of units dropped in training.
 
     Raises:
       UserError: an unknown kind, or shapes or sizes that do not fit.
@@ -134,9 +144,9 @@ def fit_predict_reader(
         raise UserError(f"reader={kind!r}: expected one of {', '.join(KINDS)}")
     if width < 1 or width % 8:
         raise UserError(f"width={width}: expected a multiple of 8, for pairs of waves and 4 heads")
-    check_trajectories(fit, labels, queries, t, epochs, batch_size)
-    settings = (kind, classes, epochs, min(batch_size, len(fit)), width, dropout)
-    return _fit_predict_reader(fit, labels, queries, hypers, key, t, settings)
+    check_codes(codes, epochs, batch_size)
+    settings = (kind, codes.classes, epochs, min(batch_size, len(codes.fit)), width, dropout)
+    return _fit_predict_reader(codes.fit, codes.labels, codes.queries, hypers, key, codes.t, settings)
 
 
 @partial(jax.jit, static_argnames="settings")
@@ -144,7 +154,7 @@ def _fit_predict_reader(fit, labels, queries, hypers, key, t, settings):
     kind, classes, epochs, batch_size, width, dropout = settings
     model = KINDS[kind](classes, width=width, dropout=dropout)
     start, order = jax.random.split(key)
-    centre, scale = standardiser(fit)
+    centre, scale = standardisation(fit)
     batches = jnp.pad(queries, ((0, -len(queries) % batch_size), (0, 0), (0, 0)))
     batches = batches.reshape(-1, batch_size, *queries.shape[1:])
     t = jnp.asarray(t, jnp.float32)
@@ -195,25 +205,19 @@ def descend(
     return jax.lax.scan(epoch, state, jnp.arange(epochs))[0][0]
 
 
-def standardiser(fit: Trajectory) -> tuple[Float[Array, "time dim"], Float[Array, "time dim"]]:
-    """The mean of every level and dim and one over its deviation; 0 for what is constant."""
-    deviation = jnp.std(fit, axis=0)
-    scale = jnp.where(deviation > 1e-6 * jnp.max(deviation), 1 / jnp.maximum(deviation, 1e-30), 0.0)
-    return jnp.mean(fit, axis=0), scale
-
-
 def sinusoids(position: Float[Array, " time"], width: int) -> Float[Array, "time width"]:
     """Sines, then cosines, of a position at width / 2 frequencies (Vaswani et al. 2017, arXiv 1706.03762, sec. 3.5)."""
     angle = position[:, None] * jnp.exp(-math.log(10000) * jnp.arange(0, width, 2) / width)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)
 
 
-def check_trajectories(fit, labels, queries, t, epochs, batch_size) -> None:
+def check_codes(codes: Codes, epochs: int, batch_size: int) -> None:
     """Refuses what no reader can be trained on.
 
     Raises:
       UserError: shapes that do not fit, values that are not finite, or no epochs or batches.
     """
+    fit, labels, queries, t = codes.fit, codes.labels, codes.queries, codes.t
     if fit.ndim != 3 or queries.ndim != 3 or fit.shape[1:] != queries.shape[1:] or 0 in fit.shape:
         raise UserError(f"trajectories of shapes {fit.shape} and {queries.shape}: expected [image, time, dim], alike")
     if len(labels) != len(fit) or len(t) != fit.shape[1]:
@@ -224,3 +228,91 @@ def check_trajectories(fit, labels, queries, t, epochs, batch_size) -> None:
             raise UserError("trajectories hold values that are not finite; look at the checkpoint")
     if epochs < 1 or batch_size < 1:
         raise UserError(f"epochs={epochs}, batch_size={batch_size}: expected at least one of each")
+
+
+class LearnedT(NamedTuple):
+    """Per learning rate: predictions of the start whose training loss ended lowest, its t; every start's t and loss."""
+
+    predicted: Int[Array, "hyper query"]
+    t: Float[Array, " hyper"]
+    ends: Float[Array, "hyper start"]
+    losses: Float[Array, "hyper start"]
+
+
+def fit_predict_learned_t(
+    codes: Codes,
+    hypers: Float[Array, " hyper"],
+    key: Array,
+    *,
+    starts: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9),
+    epochs: int = 100,
+    batch_size: int = 256,
+) -> LearnedT:
+    """A linear head and the noise level it reads, t, trained together by Adam from several t's at once.
+
+    t = t_1 + (t_k - t_1) sigmoid(u) with a learned scalar u, after Mittal et al. 2023, "Diffusion Based Representation
+    Learning", arXiv 2105.14257; the sigmoid is that of https://github.com/sarthmit/traj_drl (models/timeembedding.py),
+    where t enters a trainable encoder. Here the codes are frozen on a grid and read between levels by linear
+    interpolation: exact at the levels, between them only as good as the grid is fine, and flattering where the levels'
+    noise is not the same draw. Codes are standardised per level and dim by the fit set. The loss has a minimum at every
+    peak of the profile and is flat where codes say nothing, hence the starts.
+
+    Args:
+      codes: their levels ascend. hypers: peak learning rates [hyper], of the head and of u, which one step moves by
+        about as much: 0.01 to 0.1 for hundreds of steps. key: of the order.
+      starts: first values of t as shares of the way from t_1 to t_k, inside 0..1.
+      epochs: passes over the fit set. batch_size: images a step, at most all.
+
+    Raises:
+      UserError: shapes or sizes that do not fit, fewer than two levels, t not ascending, or starts outside 0..1.
+    """
+    check_codes(codes, epochs, batch_size)
+    t = codes.t
+    if len(t) < 2 or (not isinstance(t, jax.core.Tracer) and np.any(np.diff(t) <= 0)):
+        raise UserError(f"levels t={t}: expected two or more in ascending order, to read between them")
+    if not starts or not all(0 < start < 1 for start in starts):
+        raise UserError(f"starts={starts}: expected shares of the way between 0 and 1, both excluded")
+    settings = (codes.classes, tuple(starts), epochs, min(batch_size, len(codes.fit)))
+    return _fit_predict_learned_t(codes.fit, codes.labels, codes.queries, hypers, key, t, settings)
+
+
+@partial(jax.jit, static_argnames="settings")
+def _fit_predict_learned_t(fit, labels, queries, hypers, key, t, settings) -> LearnedT:
+    classes, starts, epochs, batch_size = settings
+    standard = standardisation(fit)
+    t = jnp.asarray(t, jnp.float32)
+
+    def level(params):
+        return t[0] + (t[-1] - t[0]) * jax.nn.sigmoid(params["u"])
+
+    def logits(params, x):
+        return codes_at(x, t, level(params), *standard) @ params["weights"] + params["bias"]
+
+    def loss(params, index, key):
+        scores = logits(params, fit[index])
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(scores, labels[index]))
+
+    def one(rate, start):
+        params = {"u": jnp.log(start / (1 - start)), "bias": jnp.zeros(classes)}
+        params["weights"] = jnp.zeros((fit.shape[-1], classes))
+        params = descend(loss, params, len(fit), rate, key, epochs, batch_size)
+        return jnp.argmax(logits(params, queries), axis=-1), level(params), loss(params, slice(None), None)
+
+    with jax.default_matmul_precision("highest"):
+        each = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
+        predicted, ends, losses = each(jnp.asarray(hypers, jnp.float32), jnp.array(starts, jnp.float32))
+    best = jnp.argmin(jnp.where(jnp.isfinite(losses), losses, jnp.inf), axis=1)
+    row = jnp.arange(len(best))
+    return LearnedT(predicted[row, best], ends[row, best], ends, losses)
+
+
+def codes_at(x: Trajectory, t: Levels, level: Float[Array, ""], centre=0.0, scale=1.0) -> Float[Array, "number dim"]:
+    """Codes between two of the ascending levels t [time], by linear interpolation; differentiable in `level`.
+
+    Those of both levels are first lessened by centre [time, dim] and multiplied by scale [time, dim].
+    """
+    left = jnp.clip(jnp.searchsorted(t, level, side="right") - 1, 0, len(t) - 2)
+    share = jnp.clip((level - t[left]) / (t[left + 1] - t[left]), 0, 1)
+    centre, scale = (jnp.broadcast_to(array, x.shape[1:]) for array in (centre, scale))
+    lower, upper = ((x[:, i] - centre[i]) * scale[i] for i in (left, left + 1))
+    return (1 - share) * lower + share * upper

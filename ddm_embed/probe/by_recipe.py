@@ -7,15 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from ddm_embed.errors import UserError
 from ddm_embed.features.bank import Key
-from ddm_embed.heads import direct
+from ddm_embed.heads import linear
 from ddm_embed.heads.finetune import finetune
-from ddm_embed.heads.online import fit_online, keys_of, predict_online
+from ddm_embed.heads.gradient import make_fit_predict
+from ddm_embed.heads.online import Training, fit_online, keys_of, predict_online
 from ddm_embed.heads.recipes import RECIPES, Recipe, changed
-from ddm_embed.heads.trained_heads import make_fit_predict
 from ddm_embed.models.patches import is_sequence
 from ddm_embed.probe.bench import Bench, Entry, Judged, as_classes, best, root_key
 from ddm_embed.probe.engine import Head, judge
@@ -61,21 +62,13 @@ def by_recipe(name: str, bench: Bench) -> dict[str, Judged]:
 
 def judge_online(recipe: Recipe, bench: Bench) -> Judged:
     """All heads of all features trained together in one pass of the recipe; then the chosen one on all images."""
-    run, config, fold, bank = bench.run, bench.config, bench.fold, bench.bank
+    run, fold, bank = bench.run, bench.fold, bench.bank
     names, times = tuple(run.names), bank.times
-    key = root_key(config.seed)
-
-    def fit(images, labels, times, names, rates=None) -> dict[str, Any]:
-        return fit_online(
-            recipe, run.features_of, run.params, images, labels, times, names, bench.classes, key,
-            bench.mesh, rates=rates, padding=run.config.data.crop_padding, threads=_threads(bench),
-        )  # fmt: skip
-
-    at, held = bench.choosing[fold.fit], jnp.asarray(fold.validation)
-    found = fit(bench.images[at], bench.labels[at], times, names)
+    held = jnp.asarray(fold.validation)
+    found = fit_online(recipe, training(bench, bench.choosing[fold.fit]), times, names)
     columns = {name: jnp.asarray(bank.columns[name])[:, held] for name in names}
     predicted = predict_online(recipe, found, columns, names)
-    right = np.asarray(direct.accuracy(predicted, jnp.asarray(fold.labels)[held]))  # (key, hyper)
+    right = np.asarray(linear.accuracy(predicted, jnp.asarray(fold.labels)[held]))  # (key, hyper)
     profile = []
     for (name, t), row in zip(keys_of(names, times), right, strict=True):
         i = int(np.argmax(row))
@@ -83,7 +76,7 @@ def judge_online(recipe: Recipe, bench: Bench) -> Judged:
     chosen = best(profile)
     place = Key(chosen.feature, chosen.t)
     one = (chosen.feature,)
-    found = fit(bench.images, bench.labels, (chosen.t,), one, rates=(chosen.hyper,))
+    found = fit_online(recipe, training(bench), (chosen.t,), one, rates=(chosen.hyper,))
     predictions = [
         as_classes(predict_online(recipe, found, {chosen.feature: test[None]}, one)[0, 0])
         for test in bench.test_features(place)
@@ -99,33 +92,29 @@ def fine_tuned(bench: Bench, ridge: Judged) -> dict[str, Judged]:
     recipe, fold = recipe_for("finetune", bench), bench.fold
     chosen = ridge.selected
     at, held = bench.choosing[fold.fit], bench.choosing[fold.validation]
-    predicted = tune(recipe, bench, bench.run.params, at, bench.images[held], chosen, None)
+    predicted = finetune(recipe, training(bench, at), bench.images[held], chosen.feature, chosen.t)
     right = np.mean(predicted == bench.labels[held], axis=1)
     i = int(np.argmax(right))
     entry = Entry(recipe.name, chosen.feature, chosen.t, recipe.learning_rates[i], float(right[i]))
-    everything = np.arange(len(bench.images))
-    final = tune(recipe, bench, bench.run.params, everything, bench.test_images, chosen, (recipe.learning_rates[i],))
+    rates = (recipe.learning_rates[i],)
+    final = finetune(recipe, training(bench), bench.test_images, chosen.feature, chosen.t, rates)
     settings = settings_of(recipe) | {"feature and t": "those that ridge regression chose on held-out training images"}
     return {recipe.name: Judged(settings, RATE, [entry], entry, [as_classes(final[0])])}
 
 
-def tune(recipe: Recipe, bench: Bench, params, positions, queries, chosen: Entry, rates) -> np.ndarray:
-    """Classes [hyper, query] by networks that start from `params` and see the training images at `positions`."""
-    run = bench.run
-    return finetune(
-        recipe, run.features_of, params, bench.images[positions], bench.labels[positions], queries, chosen.feature,
-        chosen.t, bench.classes, root_key(bench.config.seed), bench.mesh, rates=rates,
-        padding=run.config.data.crop_padding, threads=_threads(bench),
+def training(bench: Bench, positions: Int[np.ndarray, " some"] | None = None, params: Any = None) -> Training:
+    """The run's networks and the training images at these positions, all if None; `params` other than the run's."""
+    run, at = bench.run, slice(None) if positions is None else positions
+    return Training(
+        run.features_of, run.params if params is None else params, bench.images[at], bench.labels[at],
+        bench.classes, root_key(bench.config.seed), bench.mesh, run.config.data.crop_padding,
+        threads=run.config.data.threads,
     )  # fmt: skip
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """A recipe as JSON gives it back."""
     return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(recipe).items()}
-
-
-def _threads(bench: Bench) -> int:
-    return bench.run.config.data.threads
 
 
 def fresh_params(bench: Bench) -> Any:

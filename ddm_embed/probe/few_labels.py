@@ -13,11 +13,12 @@ from jaxtyping import Float, Int
 
 from ddm_embed.features.bank import GIB, Key
 from ddm_embed.heads import fewshot
+from ddm_embed.heads.finetune import finetune
 from ddm_embed.heads.propagation import propagate_predict
 from ddm_embed.parallel import distributed
 from ddm_embed.probe import measures
 from ddm_embed.probe.bench import Bench, Entry, Judged, Predicted, as_classes
-from ddm_embed.probe.by_recipe import RATE, fresh_params, recipe_for, settings_of, tune
+from ddm_embed.probe.by_recipe import RATE, fresh_params, recipe_for, settings_of, training
 
 NEIGHBOURS, ALPHA = 50, 0.99  # of label propagation, Mittal et al.'s
 MEASURED = 1000  # training images that RankMe sees where one label a class leaves nothing to choose by
@@ -106,9 +107,8 @@ def semi_supervised(bench: Bench) -> dict[str, Judged]:
             predictions = []
             for draw, positions in enumerate(drawn):
                 key = keys[chosen.key[draw]]
-                entry = Entry(name, key.name, key.t, rate, float("nan"))
-                at = bench.choosing[positions]
-                predictions.append(as_classes(tune(recipe, bench, params, at, bench.test_images, entry, (rate,))[0]))
+                given = training(bench, bench.choosing[positions], params)
+                predictions.append(as_classes(finetune(recipe, given, bench.test_images, *key, (rate,))[0]))
                 distributed.progress()
             name += f"_{per_class}" + ("*" if recipe.name.endswith("*") else "")
             settings = settings_of(recipe) | {"rate": rate, "draws": len(drawn), "start": name.split("_")[0]}

@@ -8,8 +8,8 @@ from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
-from ddm_embed.heads import direct
-from ddm_embed.heads.logistic import ROUNDS, logistic
+from ddm_embed.heads import linear
+from ddm_embed.heads.linear import ROUNDS, logistic
 from ddm_embed.heads.recipes import RECIPES
 from ddm_embed.probe.bench import Bench, Judged
 from ddm_embed.probe.by_recipe import by_recipe, fine_tuned, recipe_of
@@ -28,8 +28,8 @@ def ridge(config: ConfigDict) -> Head:
     """
 
     def fit_predict(fit, labels, queries, strengths, key, classes):
-        fit, queries = direct.standardise(fit, queries)
-        return direct.linear_predict(queries, *direct.ridge(fit, jax.nn.one_hot(labels, classes), strengths))
+        fit, queries = linear.standardise(fit, queries)
+        return linear.linear_predict(queries, *linear.ridge(fit, jax.nn.one_hot(labels, classes), strengths))
 
     settings = {"head": "ridge regression onto one-hot labels", "features": "standardised", "solver": "closed form"}
     return Head("ridge", "strength", tuple(config.strengths), settings | _grid(config.strengths), fit_predict)
@@ -43,9 +43,9 @@ def logistic_regression(config: ConfigDict) -> Head:
     """
 
     def fit_predict(fit, labels, queries, strengths, key, classes):
-        fit, queries = direct.standardise(fit, queries)
+        fit, queries = linear.standardise(fit, queries)
         found = logistic(fit, labels, strengths, classes, TOLERANCE)
-        return direct.linear_predict(queries, found.weights, found.intercepts)
+        return linear.linear_predict(queries, found.weights, found.intercepts)
 
     settings = {
         "head": "multinomial logistic regression, L2",
@@ -64,7 +64,7 @@ def knn(config: ConfigDict) -> Head:
     """
 
     def fit_predict(fit, labels, queries, hypers, key, classes):
-        return direct.nearest(fit, labels, queries, classes, config.neighbours, config.temperature)[None]
+        return linear.nearest(fit, labels, queries, classes, config.neighbours, config.temperature)[None]
 
     settings = {"head": "nearest neighbours", "features": "centred", "metric": "cosine"}
     settings |= {"neighbours": config.neighbours, "temperature": config.temperature}

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
 from ddm_embed.features.bank import Bank
-from ddm_embed.heads import direct, readers
-from ddm_embed.heads.learned_t import fit_predict_learned_t
+from ddm_embed.heads import linear, readers
+from ddm_embed.heads.readers import Codes
 from ddm_embed.parallel import distributed
 from ddm_embed.probe.bench import Bench, Entry, Judged, Pixels, as_classes, best, root_key
 from ddm_embed.probe.engine import Head
@@ -83,8 +83,9 @@ def judge_reader(
     profile, levels_of = [], {}
     for called, t, at in choices():
         x = train[:, at]
-        found = read(x[fit], labels[fit], x[held], jnp.asarray(hypers), seed, times[at])
-        right = np.asarray(direct.accuracy(found.predicted, labels[held]))
+        codes = Codes(x[fit], labels[fit], x[held], bench.classes, times[at])
+        found = read(codes, jnp.asarray(hypers), seed)
+        right = np.asarray(linear.accuracy(found.predicted, labels[held]))
         i = int(np.argmax(right))
         t = t if found.t is None else float(found.t[i])
         profile.append(Entry(f"trajectory_{name}", called, t, float(hypers[i]), float(right[i])))
@@ -94,7 +95,8 @@ def judge_reader(
     at = levels_of[selected]
     predictions = []
     for test in tests:
-        found = read(train[:, at], labels, test[:, at], jnp.asarray([selected.hyper]), seed, times[at])
+        codes = Codes(train[:, at], labels, test[:, at], bench.classes, times[at])
+        found = read(codes, jnp.asarray([selected.hyper]), seed)
         predictions.append(as_classes(found.predicted[0]))
         distributed.progress()
     settings = {"head": name, "feature": feature, "levels": list(config.reader_levels), hyper: list(hypers)}
@@ -104,24 +106,23 @@ def judge_reader(
 
 
 def make_reader(name: str, bench: Bench, ridge: Head) -> tuple[Callable[..., Read], str, tuple[float, ...]]:
-    """(fit [number, time, dim], labels, queries, hypers, key, t) -> `Read`; what its hypers are called, and they."""
-    config, classes = bench.config, bench.classes
+    """(codes, hypers, key) -> `Read`; what its hypers are called, and they."""
+    config = bench.config
     joined = {"single": readers.concatenate, "mean": readers.mean, "concatenate": readers.concatenate}
     if name in joined:
 
-        def by_ridge(fit, labels, queries, hypers, key, t) -> Read:
-            return Read(ridge.fit_predict(joined[name](fit), labels, joined[name](queries), hypers, key, classes))
+        def by_ridge(codes: Codes, hypers, key) -> Read:
+            fit, queries = joined[name](codes.fit), joined[name](codes.queries)
+            return Read(ridge.fit_predict(fit, codes.labels, queries, hypers, key, codes.classes))
 
         return by_ridge, ridge.hyper, ridge.hypers
     if name in readers.KINDS:
-        fit_predict = partial(
-            readers.fit_predict_reader, name, classes=classes, epochs=config.reader_epochs, width=config.reader_width
-        )
-        return lambda *arrays: Read(fit_predict(*arrays[:-1], t=arrays[-1])), "learning_rate", config.reader_rates
+        fit_predict = partial(readers.fit_predict_reader, name, epochs=config.reader_epochs, width=config.reader_width)
+        return lambda *given: Read(fit_predict(*given)), "learning_rate", config.reader_rates
     if name == "learned_t":
 
-        def learned(fit, labels, queries, hypers, key, t) -> Read:
-            found = fit_predict_learned_t(fit, labels, queries, hypers, key, classes, t=t, epochs=config.reader_epochs)
+        def learned(codes: Codes, hypers, key) -> Read:
+            found = readers.fit_predict_learned_t(codes, hypers, key, epochs=config.reader_epochs)
             return Read(found.predicted, found.t)
 
         return learned, "learning_rate", config.learned_t_rates

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ddm_embed.features.run import Run
-from ddm_embed.heads import direct
+from ddm_embed.heads import linear
 from ddm_embed.methods.diffusion import gaussian_kl
 from ddm_embed.sample.generate import embed, over_batch, stream, tell_of
 
@@ -47,10 +47,10 @@ def measure(
     z, nats = codes(trained, train, t, seed)
     z_shown, _ = codes(trained, shown, t, seed)
     a, b = int(0.8 * len(train)), int(0.9 * len(train))
-    fit, choose, judge, read = direct.standardise(z[:a], z[a:b], z[b:], z_shown)
+    fit, choose, judge, read = linear.standardise(z[:a], z[a:b], z[b:], z_shown)
 
     flat = jnp.asarray(train.reshape(len(train), -1))
-    weights, bias = direct.ridge(fit, flat[:a], jnp.asarray(STRENGTHS))
+    weights, bias = linear.ridge(fit, flat[:a], jnp.asarray(STRENGTHS))
     errors = [jnp.mean((choose @ w + c - flat[a:b]) ** 2) for w, c in zip(weights, bias, strict=True)]
     best = int(np.argmin(errors))
     guess = judge @ weights[best] + bias[best]
@@ -61,9 +61,9 @@ def measure(
     if labels is not None:
         _, numbers = np.unique(labels, return_inverse=True)
         targets = jax.nn.one_hot(numbers[:a], numbers.max() + 1)
-        weights, bias = direct.ridge(fit, targets, jnp.asarray(STRENGTHS))
-        chosen = int(jnp.argmax(direct.accuracy(direct.linear_predict(choose, weights, bias), numbers[a:b])))
-        accuracy = float(direct.accuracy(direct.linear_predict(judge, weights, bias)[chosen], numbers[b:]))
+        weights, bias = linear.ridge(fit, targets, jnp.asarray(STRENGTHS))
+        chosen = int(jnp.argmax(linear.accuracy(linear.linear_predict(choose, weights, bias), numbers[a:b])))
+        accuracy = float(linear.accuracy(linear.linear_predict(judge, weights, bias)[chosen], numbers[b:]))
     return Detail(accuracy, float(jnp.mean((guess - flat[b:]) ** 2) / variance), nats, readout)
 
 

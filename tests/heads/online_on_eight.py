@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddm_embed.heads.online import fit_online
+from ddm_embed.heads.online import Training, fit_online
 from ddm_embed.heads.recipes import DDAE, changed
 from ddm_embed.parallel.mesh import make_mesh
 
@@ -19,9 +19,7 @@ rng = np.random.default_rng(0)
 images, labels = rng.integers(0, 256, (30, 4, 4, 1), np.uint8), rng.integers(0, 3, 30)
 recipe, key = changed(DDAE, batch_size=12, epochs=4, normalise=True), jax.random.key(0)
 one, eight = (
-    fit_online(
-        recipe, features_at, jnp.eye(16), images, labels, (0.0, 0.5), ("x",), 3, jax.random.key(0), mesh, (0.03,)
-    )
+    fit_online(recipe, Training(features_at, jnp.eye(16), images, labels, 3, key, mesh), (0.0, 0.5), ("x",), (0.03,))
     for mesh in (make_mesh(1, 1, devices=jax.devices()[:1]), make_mesh(8, 1))
 )
 largest = max(

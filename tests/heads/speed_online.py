@@ -112,8 +112,8 @@ def main():
     mesh, watch = make_mesh(jax.device_count(), 1), Stopwatch()
 
     def fit(features_at, names, times):
-        more = {"threads": 8, "levels": min(arguments.levels, len(times))}
-        heads = online.fit_online(recipe, features_at, params, images, labels, times, names, classes, key, mesh, **more)
+        given = online.Training(features_at, params, images, labels, classes, key, mesh)
+        heads = online.fit_online(recipe, given, times, names, levels=min(arguments.levels, len(times)))
         return heads, watch.per_step
 
     noise = jax.random.normal(jax.random.key(3), queries.shape)

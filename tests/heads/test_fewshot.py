@@ -1,10 +1,12 @@
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge, RidgeCV
 
 from ddm_embed.errors import UserError
-from ddm_embed.heads.fewshot import choose, draw_shots, fewshot, leave_one_out
+from ddm_embed.heads.fewshot import choose, draw_shots, leave_one_out, predict, select
 
 STRENGTHS = jnp.array([1e-3, 1e-1, 10.0])
 
@@ -23,6 +25,24 @@ def planted():
 
     stacks = [stack((100.0, 3.0), 30), stack((100.0, 0.05, 100.0), 8)]
     return [x[:, :120] for x in stacks], labels[:120], [x[:, 120:] for x in stacks], labels[120:]
+
+
+class Found(NamedTuple):
+    predictions: np.ndarray
+    key: np.ndarray
+    strength: np.ndarray
+    chosen_by: np.ndarray
+
+
+def fewshot(features, labels, queries, shots, strengths, classes, fallback=None):
+    """What each draw chooses, and its predictions of the queries [draw, query]."""
+    chosen = select(features, labels, shots, strengths, classes, fallback)
+    pairs = [pair for stacks in zip(features, queries, strict=True) for pair in zip(*stacks, strict=True)]
+    found = [
+        predict(*pairs[key], jnp.asarray(labels), drawn, jnp.float32(strengths[strength]), classes)
+        for key, strength, drawn in zip(chosen.key, chosen.strength, shots, strict=True)
+    ]
+    return Found(np.stack(found), *chosen)
 
 
 def test_shots_are_of_every_class_and_differ_from_draw_to_draw(planted):

@@ -5,10 +5,10 @@ import optax
 import pytest
 
 from ddm_embed.heads import online
-from ddm_embed.heads.direct import linear_predict, ridge, standardise
 from ddm_embed.heads.finetune import finetune, make_step
+from ddm_embed.heads.gradient import direction, plan
+from ddm_embed.heads.linear import linear_predict, ridge, standardise
 from ddm_embed.heads.recipes import FINETUNE, changed
-from ddm_embed.heads.steps import direction, plan
 from ddm_embed.parallel.mesh import make_mesh
 
 QUICK = changed(FINETUNE, iterations=0, epochs=30, warmup_epochs=2, batch_size=32, learning_rates=(1e-4, 0.02))
@@ -38,7 +38,9 @@ def fit(circles, labels=None, recipe=QUICK, name="second", **more):
     labels = (true if labels is None else labels)[:200]
     recipe = changed(recipe, views="none")
     key = jax.random.key(0)
-    return finetune(recipe, features_at, params, images[:200], labels, images[200:], name, 0.02, 2, key, MESH, **more)
+    rates = more.pop("rates", None)
+    given = online.Training(features_at, params, images[:200], labels, 2, key, MESH, **more)
+    return finetune(recipe, given, images[200:], name, 0.02, rates)
 
 
 def test_it_learns_what_the_frozen_feature_does_not_show(circles):
@@ -77,8 +79,9 @@ def test_a_step_is_optaxs_and_layers_above_the_feature_get_no_gradient(circles, 
     layers = ({"kernel": jnp.ones((8, 2)) * jnp.array([0.1, -0.1]), "bias": jnp.zeros(2)},)
     trained = {"network": params, "layers": layers}
     state = trained, direction(recipe).init(trained)
-    parts = online.chunks(images[:32], length, jax.random.key(1), 32, MESH, 1.0, 1)
-    step = make_step(recipe, features_at, name, length, MESH, jax.random.key(2), None)
+    given = online.Training(features_at, params, images[:32], labels[:32], 2, jax.random.key(0), MESH)
+    parts = online.chunks(given, length, jax.random.key(1), 32)
+    step = make_step(recipe, given, name, length, jax.random.key(2))
     (found, _) = jax.jit(step)(state, (jnp.array(labels), jnp.float32(0.0), jnp.float32(0.01)), next(parts), 0)
 
     def loss(trained):

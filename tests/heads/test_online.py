@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from conftest import run_on_eight
 
-from ddm_embed.heads.online import fit_online, keys_of, predict_online
+from ddm_embed.heads.gradient import fit_heads, predict
+from ddm_embed.heads.online import Training, fit_online, keys_of, predict_online
 from ddm_embed.heads.recipes import DDAE, MAE, changed
-from ddm_embed.heads.trained_heads import fit_heads, predict
 from ddm_embed.parallel.mesh import make_mesh
 
 NAMES, TIMES, RATES = ("second", "first"), (0.0, 0.3), (0.01, 0.03)
@@ -37,11 +37,12 @@ def planted():
     return jnp.float32(rng.normal(size=(64, 12)) / 8), images, labels
 
 
-def fit(planted, recipe=DDAE, names=NAMES, times=TIMES, rates=RATES, labels=None, **more):
+def fit(planted, recipe=DDAE, names=NAMES, times=TIMES, rates=RATES, labels=None, levels=1, **more):
     params, images, true = planted
     labels = true if labels is None else labels
     key, mesh = jax.random.key(0), make_mesh(1, 1, devices=jax.devices()[:1])
-    return fit_online(recipe, features_at, params, images, labels, times, names, 4, key, mesh, rates, **more)
+    given = Training(features_at, params, images, labels, 4, key, mesh, **more)
+    return fit_online(recipe, given, times, names, rates, levels)
 
 
 SMALL = changed(DDAE, batch_size=32, epochs=10)

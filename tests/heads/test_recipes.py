@@ -10,7 +10,8 @@ import pytest
 
 from ddm_embed.data.augment import AUGMENTATIONS
 from ddm_embed.errors import UserError
-from ddm_embed.heads import recipes, steps
+from ddm_embed.heads import gradient as steps
+from ddm_embed.heads import recipes
 from ddm_embed.heads.recipes import DDAE, DINOV2, MAE, MLP, RECIPES, changed
 
 

@@ -13,10 +13,10 @@ from ddm_embed import config as config_lib
 from ddm_embed.data.sources import open_source
 from ddm_embed.features.bank import Key
 from ddm_embed.features.extract import Reading, make_extract, make_features
-from ddm_embed.heads import direct
-from ddm_embed.heads.logistic import logistic
+from ddm_embed.heads import linear
+from ddm_embed.heads.gradient import direction
+from ddm_embed.heads.linear import logistic
 from ddm_embed.heads.recipes import RECIPES
-from ddm_embed.heads.steps import direction
 from ddm_embed.methods.system import make_models, make_networks, make_process
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.probe import measures
@@ -47,14 +47,14 @@ def test_logistic_regression_is_scikit_learns(cifar, key):
     from sklearn.linear_model import LogisticRegression
 
     features, labels = cifar
-    fit, held = (np.asarray(x) for x in direct.standardise(features[key][:1600], features[key][1600:]))
+    fit, held = (np.asarray(x) for x in linear.standardise(features[key][:1600], features[key][1600:]))
     found = jax.jit(partial(logistic, classes=10))(fit, labels[:1600], jnp.asarray(STRENGTHS))
-    predicted = direct.linear_predict(held, found.weights, found.intercepts)
+    predicted = linear.linear_predict(held, found.weights, found.intercepts)
     for i, strength in enumerate(STRENGTHS):
         reference = LogisticRegression(C=1 / (strength * 1600), tol=1e-8, max_iter=10_000)
         reference.fit(fit.astype(np.float64), labels[:1600])
         np.testing.assert_allclose(found.weights[i], reference.coef_.T, atol=1e-3)
-        accuracy = float(direct.accuracy(predicted[i], labels[1600:]))
+        accuracy = float(linear.accuracy(predicted[i], labels[1600:]))
         assert accuracy == pytest.approx(reference.score(held, labels[1600:]), abs=0.00126)  # one image of 800
 
 
@@ -66,7 +66,7 @@ def test_nearest_neighbours_are_scikit_learns(cifar):
     mean = x[:1600].mean(axis=0)
     reference = KNeighborsClassifier(20, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
     expected = reference.fit((x[:1600] - mean).astype(np.float64), labels[:1600]).predict(x[1600:] - mean)
-    found = direct.nearest(jnp.asarray(x[:1600]), jnp.asarray(labels[:1600]), jnp.asarray(x[1600:]), 10, 20, 0.07)
+    found = linear.nearest(jnp.asarray(x[:1600]), jnp.asarray(labels[:1600]), jnp.asarray(x[1600:]), 10, 20, 0.07)
     assert np.mean(found == expected) > 0.996  # ties within float32
 
 
@@ -86,7 +86,7 @@ def test_rankme_and_cka_are_their_formulas(cifar):
 
 def test_lars_is_optaxs_on_gradients_of_a_head(cifar):
     features, labels = cifar
-    (x,) = direct.standardise(features[Key("z", 0.0)])
+    (x,) = linear.standardise(features[Key("z", 0.0)])
     rate = 0.3
     ours, theirs = direction(RECIPES["mae"]), optax.lars(rate, momentum=0.9)
     params = {"kernel": 0.01 * jax.random.normal(jax.random.key(0), (x.shape[1], 10))}
@@ -109,10 +109,10 @@ def test_ridge_is_scikit_learns_at_the_probes_strengths(cifar):
     from sklearn.linear_model import Ridge
 
     features, labels = cifar
-    fit, held = (np.asarray(x) for x in direct.standardise(*np.split(features[Key("denoiser_2", 0.4)], [1600])))
+    fit, held = (np.asarray(x) for x in linear.standardise(*np.split(features[Key("denoiser_2", 0.4)], [1600])))
     strengths = config_lib.probe_default().strengths
-    predicted = direct.linear_predict(
-        held, *direct.ridge(fit, jax.nn.one_hot(labels[:1600], 10), jnp.asarray(strengths))
+    predicted = linear.linear_predict(
+        held, *linear.ridge(fit, jax.nn.one_hot(labels[:1600], 10), jnp.asarray(strengths))
     )
     for i, strength in enumerate(strengths):
         reference = Ridge(alpha=strength * 1600).fit(fit.astype(np.float64), np.eye(10)[labels[:1600]])

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from ddm_embed.heads import steps
+from ddm_embed.heads import gradient
+from ddm_embed.heads.gradient import Heads, fit_heads, make_fit_predict, predict, scores, update
 from ddm_embed.heads.recipes import DDAE, DINOV2, MAE, MLP, changed
-from ddm_embed.heads.trained_heads import Heads, fit_heads, make_fit_predict, predict, scores, update
 
 FROZEN_DDAE = changed(DDAE, views="none", fresh_noise=False)
 SHORT = {
@@ -72,7 +72,7 @@ def test_training_is_a_plain_loop_of_optaxs_adam(planted):
     )
     start = start.layers
     params = jax.tree.map(lambda leaf: leaf[0], start)
-    length = steps.plan(recipe, 300)
+    length = gradient.plan(recipe, 300)
     assert length == (128, 3, 9)
     schedule = [0.01 * (1 + np.cos(np.pi * epoch / 3)) / 2 for epoch in range(3)]
     transform = optax.inject_hyperparams(optax.adam)(0.01)
@@ -106,7 +106,9 @@ def test_batch_norm_uses_the_batch_to_train_and_running_statistics_to_predict(ro
     weights = jnp.float32(np.arange(rows) < 6)
     layers = ({"kernel": jnp.float32(rng.normal(size=(1, 5, 3))), "bias": jnp.zeros((1, 3))},)
     sgd = changed(MAE, optimizer="sgd", momentum=0.0)
-    state = jax.tree.map(lambda leaf: leaf[None], steps.direction(sgd).init(jax.tree.map(lambda leaf: leaf[0], layers)))
+    state = jax.tree.map(
+        lambda leaf: leaf[None], gradient.direction(sgd).init(jax.tree.map(lambda leaf: leaf[0], layers))
+    )
     heads = Heads(layers, jnp.zeros(5), jnp.ones(5), state)
     new = jax.jit(partial(update, sgd))(heads, jnp.array(x), labels, weights, jnp.array([0.1]), jax.random.key(0))
     real = x[:6]
