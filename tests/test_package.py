@@ -19,7 +19,7 @@ FLOORS = (
     "heads",
     "probe",
     "report compare",
-    "drawing trace reference cli embedder main sample embed search export preflight",
+    "drawing reference cli embedder main sample embed search export preflight",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 MATHEMATICS = ("diffusion", "models")  # know no config, and raise no errors for users

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ddm_embed.compare.pairs import Row, summary
+from ddm_embed.compare.significance import Row, summary
 from ddm_embed.compare.table import Column, Table
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from html import escape
 from pathlib import Path
 
 from ddm_embed.compare.chart import draw
-from ddm_embed.compare.pairs import LEVEL, Pair, Row, summary
 from ddm_embed.compare.runs import Measure
+from ddm_embed.compare.significance import LEVEL, Pair, Row, summary
 from ddm_embed.compare.table import Table
 from ddm_embed.report import document
 from ddm_embed.runs.files import write_whole

@@ -6,8 +6,8 @@ from collections import Counter
 from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
 
-from ddm_embed.compare.pairs import Cells, Pair, Row, find_best, pair_up
 from ddm_embed.compare.runs import Measure, Result, measures
+from ddm_embed.compare.significance import Cells, Pair, Row, find_best, pair_up
 from ddm_embed.errors import UserError
 
 

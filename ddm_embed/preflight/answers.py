@@ -13,7 +13,7 @@ from ddm_embed.data.sources import open_source
 from ddm_embed.drawing import save
 from ddm_embed.errors import UserError
 from ddm_embed.parallel import chips
-from ddm_embed.preflight import plot, report, slices, sweep
+from ddm_embed.preflight import report, slices, sweep
 from ddm_embed.preflight.compiled import Estimate, Machine, estimate
 
 logger = logging.getLogger("ddm_embed")
@@ -94,7 +94,7 @@ def scale(config: ConfigDict, shape: tuple[int, int, int], largest: slices.Slice
     rows = sweep.weak_scaling(config, shape, largest, machine_of)
     print(report.table(rows))
     title = f"{config.model.variant} on {largest.generation}, {rows[-1].batch // rows[-1].chips} images a chip"
-    save(plot.scaling(rows, title), path)
+    save(report.scaling(rows, title), path)
     print(path, flush=True)
     return rows
 

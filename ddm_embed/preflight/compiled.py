@@ -20,8 +20,7 @@ from ddm_embed.parallel import chips as chips_lib
 from ddm_embed.parallel.chips import Chip
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.preflight import hlo
-from ddm_embed.preflight.cost import Cost, cost
-from ddm_embed.preflight.roofline import Roofline, roofline
+from ddm_embed.preflight.cost import Cost, Roofline, cost, roofline
 from ddm_embed.train.loop import compile_step
 from ddm_embed.train.metrics import peak_flops, train_flops
 from ddm_embed.train.optimizer import make_optimizer

@@ -1,12 +1,17 @@
-"""A parsed program -> operations of its matrix products, bytes to and from main memory, and its collectives; a chip."""
+"""A parsed program -> operations of its matrix products, bytes to and from main memory, and its collectives; a chip.
+
+And how long a step takes at the least: the slowest of arithmetic, memory and links, each at its data sheet's rate
+(Williams, Waterman & Patterson 2009, doi:10.1145/1498765.1498785).
+"""
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from ddm_embed.parallel.chips import Chip
 from ddm_embed.preflight.hlo import Instruction, Program, Shape
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute")
@@ -16,6 +21,7 @@ FREE = {
     "partition-id", "replica-id", "iota", "async-start", "async-update", "opt-barrier", "domain",
 }  # fmt: skip
 MARKS = ("AllocateBuffer", "AsyncCollectiveStart", "AsyncCollectiveDone", "AssumeGatherIndices", "ConcatBitcast")
+Places = Sequence[tuple[int, ...]]
 
 
 class Collective(NamedTuple):
@@ -275,3 +281,52 @@ def _of_mesh(axes: str, sizes: str | None, order: str | None, chosen: str) -> tu
             length = step * int(size)
         index[axis] = list(range(0, length, step))
     return tuple(places[np.ix_(*index)].reshape(-1).tolist())
+
+
+class Roofline(NamedTuple):
+    """Seconds of one step: compute, memory and links. at_least: if they overlap wholly. at_most: if not at all, though
+    each still runs at the full rate."""
+
+    compute: float
+    memory: float
+    links: float
+
+    @property
+    def at_least(self) -> float:
+        return max(self)
+
+    @property
+    def at_most(self) -> float:
+        return sum(self)
+
+    @property
+    def bound(self) -> str:
+        return max(self._fields, key=lambda name: getattr(self, name))
+
+
+def roofline(chip: Chip, flops: float, traffic: float, collectives: Sequence[Collective], places: Places) -> Roofline:
+    """The times of a step on one chip.
+
+    Args:
+      flops, traffic, collectives: from `cost.cost`.
+      places: coordinates of each chip of the mesh, in its order; () where the links make no torus.
+    """
+    links = sum(one.sent / rate(chip, one.members, places) for one in collectives)
+    return Roofline(flops / chip.flops, traffic / chip.bandwidth, links)
+
+
+def rate(chip: Chip, members: Sequence[int], places: Places) -> float:
+    """Bytes a second that a chip can send in a collective of these members: a group that lies along some of the torus's
+    dimensions has the links of those, half where they are no ring."""
+    if chip.links is None:
+        return float("inf")
+    if not chip.grid or not places:
+        return chip.links
+    spans = [{places[member][axis] for member in members} for axis in range(chip.grid)]
+    whole = [{place[axis] for place in places} for axis in range(chip.grid)]
+    share = 0.0
+    for span, all_of_it in zip(spans, whole, strict=True):
+        if len(span) > 1:
+            closed = len(span) == len(all_of_it) and len(span) % chip.ring == 0
+            share += 1.0 if closed else 0.5
+    return chip.links * max(share, 0.5) / chip.grid

@@ -23,23 +23,63 @@ An atlas is a dictionary of arrays, kept as atlas.npz. Either part may be missin
     strips/labels     int32 [time, query, neighbour]  absent without labels
 """
 
+import logging
+
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 
-from ddm_embed import trace
+from ddm_embed import drawing
 from ddm_embed.data.splits import sample_positions
 from ddm_embed.data.types import Stored
 from ddm_embed.errors import UserError
+from ddm_embed.features.bank import Bank, Key
+
+logger = logging.getLogger("ddm_embed")
 
 POINTS = 2000  # of a map
 PERPLEXITY = 30.0  # scikit-learn's default, of at most a third of the other points
 FEWEST = 4  # points that t-SNE is asked for
 THUMBNAIL = 32  # pixels
 SHOWN = 64  # pixels, of a neighbour
+QUERIES, NEIGHBOURS, LEVELS = 6, 8, 5  # images whose neighbours are shown, how many, at how many noise levels
+AMONG = 10_000  # images that neighbours are sought among, at most
 
 Atlas = dict[str, Shaped[np.ndarray, "..."]]
 Features = Float[np.ndarray, "number dim"]
 Images = UInt8[np.ndarray, "number height width channel"]
+
+
+def make_atlas(
+    bank: Bank,
+    images: Stored,
+    labels: Int[np.ndarray, " number"] | None,
+    key: Key,
+    rows: Int[np.ndarray, " mapped"],
+    seed: int,
+) -> Atlas:
+    """A map of the images at `rows` by one feature, and neighbours of a few of them among all others over noise level.
+
+    Args:
+      bank: features of the images. labels: their classes, which place nothing. key: the feature, mapped at its t.
+    """
+
+    def some(positions):
+        return None if labels is None else labels[positions]
+
+    try:
+        atlas = make_map(np.asarray(bank.one(key))[rows], images[rows], some(rows), key.name, key.t, seed)
+    except UserError as error:
+        logger.warning("no map: %s", error)
+        return {}
+    queries = np.random.default_rng(seed).permutation(rows)[: min(QUERIES, len(rows) // 2)]
+    others = np.setdiff1d(np.arange(len(images)), queries)[:AMONG]
+    shown = np.linspace(0, len(bank.times) - 1, min(LEVELS, len(bank.times))).round().astype(int)
+    columns = {t: np.asarray(bank.one(Key(key.name, t))) for t in np.asarray(bank.times)[shown].tolist()}
+    strips = make_strips(
+        {t: (x[others], x[queries]) for t, x in columns.items()}, images[others], images[queries],
+        None if labels is None else (labels[others], labels[queries]), key.name, min(NEIGHBOURS, len(others)),
+    )  # fmt: skip
+    return atlas | strips
 
 
 def maps(features: Features, labels: Int[np.ndarray, " number"] | None, seed: int) -> Atlas:
@@ -154,7 +194,7 @@ def make_strips(
       labels: of the images and of the queries, or None. feature: its name. k: neighbours of each query.
     """
     found = np.stack([neighbours(stored, asked, k) for stored, asked in features.values()])  # (T, Q, K)
-    shape, reach = images.shape[1:], trace.reach_of(images) if images.dtype == np.float32 else None
+    shape, reach = images.shape[1:], drawing.reach_of(images) if images.dtype == np.float32 else None
     strips = {
         "feature": np.asarray(feature),
         "times": np.asarray(list(features), np.float32),
@@ -170,10 +210,10 @@ def make_strips(
 def shrink(images: Stored, most: int, reach: float | None = None) -> Images:
     """Images whose longer side is `most` pixels, where it was more; only the first channel of other than 3 is kept.
 
-    Sequences are drawn as lines, up to `reach` standard deviations; see `trace.draw`.
+    Sequences are drawn as lines, up to `reach` standard deviations; see `drawing.draw_lines`.
     """
     if images.dtype == np.float32:
-        return trace.draw(images[:, 0], 3 * most // 4, most, reach)
+        return drawing.draw_lines(images[:, 0], 3 * most // 4, most, reach)
     from PIL import Image
 
     images = images if images.shape[-1] == 3 else images[..., :1]

@@ -1,23 +1,37 @@
-"""What every protocol works on, and what it comes to: everything but the test labels."""
+"""What every protocol works on and what it comes to, all but the test labels; and how a head is judged: fitted on all
+features at once, each feature on one device of the mesh."""
 
 import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from ddm_embed.data.splits import Fold
 from ddm_embed.data.types import Stored
-from ddm_embed.features.bank import Bank, Key
+from ddm_embed.errors import UserError
+from ddm_embed.features.bank import GIB, Bank, Key, memory
 from ddm_embed.features.extract import Reading
 from ddm_embed.features.run import Run
+from ddm_embed.parallel import distributed
+from ddm_embed.parallel.mesh import BATCH_AXES
+
+logger = logging.getLogger("ddm_embed")
 
 Pixels = Stored  # of images; of sequences, their standardised values
 Predicted = Int[np.ndarray, " test"]
+
+STACK = 16  # the share of memory that one stack of features may take
 
 
 class Entry(NamedTuple):
@@ -107,3 +121,117 @@ def root_key(seed: int) -> Array:
 
 def as_classes(predicted: Int[Array, " number"]) -> Predicted:
     return np.asarray(jnp.asarray(predicted), np.int32)
+
+
+def check_numbers(config: ConfigDict, *fields: str, whole: bool = False) -> None:
+    """Raises UserError unless each of these fields of the probe's config has one or more numbers above 0."""
+    kind = int if whole else (int, float)
+    for field in fields:
+        if not config[field] or not all(isinstance(value, kind) and value > 0 for value in config[field]):
+            what = "whole numbers" if whole else "numbers"
+            raise UserError(f"config.{field}={tuple(config[field])}: expected one or more {what} above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A classifier on frozen features, fitted for all its hyper-parameters at once.
+
+    Attributes:
+      name: the protocol's. hyper: what its hyper-parameter is called, None if it has none. hypers: their values.
+      settings: all that defines it, as JSON.
+      fit_predict: (fit [number, dim], labels [number], queries [query, dim], hypers [hyper], key, classes) -> classes
+        [hyper, query], pure.
+      together: whether features are trained side by side (many small steps), or one after the other (few large ones).
+    """
+
+    name: str
+    hyper: str | None
+    hypers: tuple[float, ...]
+    settings: dict[str, Any] = dataclasses.field(hash=False)
+    fit_predict: Callable[..., Int[Array, "hyper query"]]
+    together: bool = False
+
+
+def judge(head: Head, bench: Bench) -> Judged:
+    """Every feature under the head; the best, fitted on all training images, on the test images."""
+    begin = time.perf_counter()
+    profile = sweep(head, bench.bank, bench.bank.keys, bench.fold, bench.mesh, bench.config.seed)
+    selected = best(profile)
+    logger.info(
+        "%s: %d heads in %.1f s; best of held-out %.4f (%s, t=%g)", head.name, len(profile) * len(head.hypers),
+        time.perf_counter() - begin, selected.validation_accuracy, selected.feature, selected.t,
+    )  # fmt: skip
+    key = Key(selected.feature, selected.t)
+    train, labels = bench.train_features(key), jnp.asarray(bench.labels)
+    predictions = []
+    for test in bench.test_features(key):
+        predictions.append(predict(head, selected.hyper, train, labels, test, bench.classes, bench.config.seed))
+        distributed.progress()
+    return Judged(head.settings, head.hyper, profile, selected, bench.every_draw(predictions))
+
+
+def sweep(head: Head, bank: Bank, keys: list[Key], fold: Fold, mesh: Mesh, seed: int) -> list[Entry]:
+    """Each feature's accuracy on the held-out images, with its best hyper-parameter, in the order of the keys.
+
+    Raises:
+      UserError: a feature is not finite.
+    """
+    fit, held, labels = (jnp.asarray(a) for a in (fold.fit, fold.validation, fold.labels))
+    hypers = jnp.asarray(head.hypers, jnp.float32)
+    run = _on_mesh(head, mesh, fold.classes)
+    entries, begin = {}, time.perf_counter()
+    for group, x in bank.stacks(keys, mesh, memory(mesh) / STACK):
+        accuracy, finite = (np.asarray(a) for a in run(x, fit, held, labels, hypers, root_key(seed)))
+        for key, right, sound in zip(group, accuracy, finite, strict=False):  # what fills a stack up is left out
+            if not sound:
+                raise UserError(f"feature {key.name} at t={key.t} is not finite; the checkpoint cannot be probed")
+            at = int(np.argmax(right))
+            hyper = head.hypers[at] if head.hyper else None
+            entries[key] = Entry(head.name, key.name, key.t, hyper, float(right[at]))
+        distributed.progress()
+        left = (time.perf_counter() - begin) / len(entries) * (len(keys) - len(entries))
+        if left > 10:
+            logger.info("%s: %d of %d features  ETA %s", head.name, len(entries), len(keys), tqdm.format_interval(left))
+    return [entries[key] for key in keys]
+
+
+@lru_cache(maxsize=16)
+def _on_mesh(head: Head, mesh: Mesh, classes: int) -> Callable[..., tuple[Array, Array]]:
+    """(features [key, number, dim], fit, held, labels, hypers, key) -> accuracy [key, hyper], whether finite [key]."""
+
+    def share(features, fit, held, labels, hypers, key):
+        def one(x):
+            predicted = head.fit_predict(x[fit], labels[fit], x[held], hypers, key, classes)
+            return jnp.mean(predicted == labels[held], axis=-1), jnp.all(jnp.isfinite(x))
+
+        return jax.vmap(one)(features) if head.together else jax.lax.map(one, features)
+
+    mapped = jax.shard_map(
+        share, mesh=mesh, in_specs=(P(BATCH_AXES), *[P()] * 5), out_specs=P(BATCH_AXES), check_vma=False
+    )
+    return jax.jit(mapped)
+
+
+def predict(
+    head: Head,
+    hyper: float | None,
+    train: Float[Array, "number dim"],
+    labels: Int[Array, " number"],
+    test: Float[Array, "test dim"],
+    classes: int,
+    seed: int,
+) -> Predicted:
+    """The classes that the head, fitted on `train` with one hyper-parameter, gives to `test`."""
+    hypers = jnp.asarray([np.nan if hyper is None else hyper], jnp.float32)
+    return as_classes(_fit_predict(head, classes)(train, labels, test, hypers, root_key(seed))[0])
+
+
+@lru_cache(maxsize=16)
+def _fit_predict(head: Head, classes: int) -> Callable[..., Int[Array, "hyper query"]]:
+    return jax.jit(lambda *arrays: head.fit_predict(*arrays, classes))
+
+
+def describe_size(bank: Bank) -> str:
+    """For the log: how much there is and where it lies."""
+    where = "in memory" if bank.folder is None else f"on disk ({bank.folder.name})"
+    return f"{len(bank.keys)} features of {bank.number} images, {bank.nbytes / GIB:.2f} GiB {where}"

@@ -20,13 +20,11 @@ from ddm_embed.features.bank import GIB, Key, bank_of
 from ddm_embed.features.run import open_run
 from ddm_embed.models.patches import is_sequence
 from ddm_embed.parallel import distributed
-from ddm_embed.probe.atlas import Atlas
-from ddm_embed.probe.bench import Bench, Entry, Judged, Predicted, reading_of
-from ddm_embed.probe.engine import describe_size, predict, sweep
-from ddm_embed.probe.measures import memorisation
+from ddm_embed.probe.atlas import Atlas, make_atlas
+from ddm_embed.probe.bench import Bench, Entry, Judged, Predicted, describe_size, predict, reading_of, sweep
+from ddm_embed.probe.measures import measure, memorisation
 from ddm_embed.probe.pixels import pixel_features
 from ddm_embed.probe.protocols import HEADS, PROTOCOLS, check
-from ddm_embed.probe.unlabelled import make_atlas, measure
 from ddm_embed.results import BASELINE_HEADS, Results, baseline_key, figures, labelled, main_protocol
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.runs.provenance import manifest
@@ -133,7 +131,7 @@ def judge_all(bench: Bench) -> dict[str, Judged]:
     judged = {}
     for name in config_lib.names(bench.config.protocols):
         begin = time.perf_counter()
-        judged |= PROTOCOLS[name](bench)
+        judged |= PROTOCOLS[name].judge(bench)
         logger.info("%s took %.1f s", name, time.perf_counter() - begin)
     return judged
 

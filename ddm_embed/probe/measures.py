@@ -4,16 +4,29 @@ Every measure refuses degenerate features with a `UserError`. Inside `jit` or `v
 call `check_features` on the stacked features first.
 """
 
+import logging
 import math
+import time
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
 
+from ddm_embed.data.augment import augment
+from ddm_embed.data.types import Stored
 from ddm_embed.errors import UserError
+from ddm_embed.features.bank import Bank
+from ddm_embed.features.extract import Reading
+from ddm_embed.features.run import Run
+from ddm_embed.parallel import distributed
+
+logger = logging.getLogger("ddm_embed")
+
+VIEWS = (1001, 1002)  # draws of the two views' noise, which no other draw is
 
 Matrix = Float[Array, "number dim"]
 Labels = Int[Array, " number"]
@@ -25,6 +38,75 @@ class Retrieval(NamedTuple):
 
     mean_average_precision: Scalar
     left_out: Int[Array, ""]
+
+
+def measure(
+    run: Run,
+    reading: Reading,
+    bank: Bank,
+    rows: Int[np.ndarray, " measured"],
+    images: Stored,
+    labels: Int[np.ndarray, " measured"] | None,
+) -> dict[str, Any]:
+    """RankMe, alignment, uniformity and, with labels, retrieval's mAP of every feature at every level, and their CKA.
+
+    Args:
+      run: alignment is between two views of its `data.augment`, crops where it has none, each with noise of its own.
+      reading: how features are read. bank: features, of which `rows` are measured. images, labels: of those rows.
+
+    Returns:
+      {"images": how many, "profile": [{"feature", "t", "rankme", "alignment", "uniformity", "retrieval_map"}, ...],
+      "cka": {"keys": [[feature, t], ...], "matrix": [[...]]}}. A feature that is not defined for (one code for all
+      images) has None, and is left out of the CKA.
+    """
+    begin = time.perf_counter()
+    seen = zip(views(images, run.config), VIEWS, strict=True)
+    first, second = (run.read(view, bank.times, draw, run.names, reading) for view, draw in seen)
+    profile, sound = [], []
+    for key in bank.keys:
+        x = bank.one(key)[rows]
+        entry = {"feature": key.name, "t": key.t}
+        try:
+            check_features(x, fewest=3, name=f"feature {key.name} at t={key.t:g}")
+            entry["rankme"] = float(rankme(x))
+            entry["alignment"] = float(alignment(first.one(key), second.one(key)))
+            entry["uniformity"] = float(uniformity(x))
+            entry["retrieval_map"] = None
+            if labels is not None and len(np.unique(labels)) > 1:
+                entry["retrieval_map"] = float(retrieval_map(x, jnp.asarray(labels)).mean_average_precision)
+            sound.append(key)
+        except UserError as error:
+            logger.warning("not measured: %s", error)
+            entry |= dict.fromkeys(("rankme", "alignment", "uniformity", "retrieval_map"))
+        profile.append(entry)
+        distributed.progress()
+    sound.sort(key=lambda key: list(bank.columns).index(key.name))  # noise levels of one feature side by side
+    cka = linear_cka([bank.one(key)[rows] for key in sound]) if sound else np.zeros((0, 0))
+    logger.info("measured %d features of %d images in %.1f s", len(profile), len(rows), time.perf_counter() - begin)
+    return {
+        "images": len(rows),
+        "profile": profile,
+        "cka": {"keys": [list(key) for key in sound], "matrix": np.round(np.asarray(cka, float), 4).tolist()},
+    }
+
+
+def views(images: Stored, run: ConfigDict) -> tuple[Stored, Stored]:
+    """Two views of each image, as the run's training draws them, in the images' own type."""
+    kind = run.data.augment if run.data.augment != "none" else "crop"
+
+    drawn_alike = jax.jit(augment, static_argnums=(2, 3))
+
+    def view(draw: int) -> Stored:
+        parts = []
+        for start in range(0, len(images), 512):
+            key = jax.random.fold_in(jax.random.key(draw), start)
+            drawn = drawn_alike(key, jnp.asarray(images[start : start + 512]), kind, run.data.crop_padding)
+            if images.dtype == np.uint8:
+                drawn = jnp.clip(jnp.round((drawn + 1) * 127.5), 0, 255)
+            parts.append(np.asarray(drawn, images.dtype))
+        return np.concatenate(parts)
+
+    return view(VIEWS[0]), view(VIEWS[1])
 
 
 def check_features(features: Float[Array, "*many number dim"], fewest: int = 2, name: str = "features") -> None:

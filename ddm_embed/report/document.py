@@ -49,6 +49,20 @@ def section(name: str, title: str, content: str, note: str = "") -> str:
     return f'<section id="{name}" aria-labelledby="{name}-title">{heading}{told}{content}</section>'
 
 
+def tabs(group: str, panels: dict[str, str]) -> str:
+    """Panels of which one is seen; the choice needs no script."""
+    if len(panels) == 1:
+        return "".join(panels.values())
+    parts = []
+    for place, (name, content) in enumerate(panels.items()):
+        own = f"{group}-{place}"
+        parts.append(
+            f'<input type="radio" name="{group}" id="{own}"{" checked" * (place == 0)}>'
+            f'<label for="{own}">{escape(name)}</label><div class="panel">{content}</div>'
+        )
+    return f'<div class="tabs" role="group" aria-label="{group}">{"".join(parts)}</div>'
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, numbers: int = 1) -> str:
     """A table in a box of its own that scrolls where it is too wide.
 

@@ -31,15 +31,13 @@ def body(given: flags.FlagValues, config: ConfigDict) -> int:
     from ddm_embed.drawing import save
     from ddm_embed.features.run import open_run
     from ddm_embed.runs.directory import RunDirectory
-    from ddm_embed.sample.needs import obstacle
-    from ddm_embed.sample.pictures import PICTURES
-    from ddm_embed.sample.shown import choose, restore_beside
+    from ddm_embed.sample.pictures import PICTURES, choose, obstacle, restore_beside
     from ddm_embed.validate import validate, validate_sample
 
     validate_sample(config)
     workdir = files.place(given.workdir) if given.workdir else None
     run = RunDirectory(workdir).read_config() if workdir else None
-    refused = {name: run and obstacle(picture.needs, run, config) for name, picture in PICTURES.items()}
+    refused = {name: run and obstacle(picture, run, config) for name, picture in PICTURES.items()}
     if given.list:
         for name, picture in PICTURES.items():
             print(

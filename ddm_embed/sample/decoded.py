@@ -8,14 +8,29 @@ from ml_collections import ConfigDict
 from ddm_embed.diffusion import sampler as sampler_lib
 from ddm_embed.drawing import image_grid
 from ddm_embed.features.run import Run
-from ddm_embed.sample.generate import Told, bounded, denoiser, draw_noise, encode, over_batch, sample, stream, tell_of
-from ddm_embed.sample.shown import Shown, embed_at, levels, rmse, way, whose
+from ddm_embed.sample.generate import (
+    Shown,
+    Told,
+    bounded,
+    denoiser,
+    draw_noise,
+    embed_at,
+    encode,
+    levels,
+    over_batch,
+    rmse,
+    sample,
+    stream,
+    tell_of,
+    way,
+    whose,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def reconstructions(trained: Run, shown: Shown, config: ConfigDict) -> "Figure":
+def of_images(trained: Run, shown: Shown, config: ConfigDict) -> "Figure":
     images, times = shown.images, levels(trained, config)
     number, solver = len(images), (config.sampler, config.steps, config.seed)
     noise = draw_noise(trained, number, config.seed)

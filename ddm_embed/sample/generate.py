@@ -1,4 +1,4 @@
-"""Sampling with a trained run: jitted, one scan a sampler, batches split over the mesh."""
+"""What pictures are drawn of: codes, and sampling with a trained run, jitted, batches split over the mesh."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
+from ml_collections import ConfigDict
 
 from ddm_embed.diffusion import prediction as prediction_lib
 from ddm_embed.diffusion import sampler as sampler_lib
@@ -19,10 +20,21 @@ from ddm_embed.models.patches import is_sequence
 from ddm_embed.parallel.mesh import BATCH_AXES
 
 Code = Float[Array, "batch dim"]
-Made = Float[np.ndarray, "batch height width channel"]
+Made = Float[np.ndarray, "batch height width channel"]  # images in [-1, 1], or noise
 
 STREAMS = ("start", "steps", "encoder", "denoiser", "code")  # independent random numbers of one seed
 BATCH = 256  # images a pass, over all devices
+
+
+class Shown(NamedTuple):
+    """images, train: images in [-1, 1], of which no one is in both. labels: those of `train`, None where there are
+    none. names: of the classes, by label. beside: other runs on the same data, to set beside the first."""
+
+    images: Made
+    train: Made
+    labels: Int[np.ndarray, " number"] | None
+    names: tuple[str, ...] | None = None
+    beside: tuple[Run, ...] = ()
 
 
 class Told(NamedTuple):
@@ -169,3 +181,32 @@ def over_batch(trained: Run, body: Callable[[Any, Any], Any]) -> Callable[[Any],
         return jax.tree.map(lambda *a: np.concatenate(a)[:number], *(jax.device_get(found) for _, _, found in passes))
 
     return call
+
+
+def levels(trained: Run, config: ConfigDict) -> list[float]:
+    """The noise levels at which codes are looked at: one stands for all of a static code of the image."""
+    return [config.times[0]] if trained.static("z") else list(config.times)
+
+
+def embed_at(trained: Run, images: Made, times: list[float], seed: int) -> Float[np.ndarray, "time number dim"]:
+    """z of images at each t, [time, number, dim]; of a Gaussian code the mean."""
+
+    def body(params, told):
+        def at(t):
+            return embed(trained, params, told.image, told.eps, jnp.full(len(told.image), t)).z
+
+        return jax.lax.map(at, jnp.asarray(times, jnp.float32)).swapaxes(0, 1)
+
+    return over_batch(trained, body)(tell_of(images, seed)).swapaxes(0, 1)
+
+
+def whose(trained: Run) -> str:
+    return f"{trained.config.name}, step {trained.step}"
+
+
+def way(config: ConfigDict) -> str:
+    return f"{config.sampler}, {config.steps} steps"
+
+
+def rmse(a: Made, b: Made) -> str:
+    return f"RMSE {np.sqrt(np.mean((a - b) ** 2)):.2f}"

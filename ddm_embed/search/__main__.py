@@ -33,7 +33,7 @@ def body(given: flags.FlagValues, arguments: list[str]) -> int:
     from ddm_embed.embed import layout
     from ddm_embed.embed.listing import Input, Unreadable, path_of, reader_of
     from ddm_embed.features.exported import open_any
-    from ddm_embed.search import drawn, lookup, nearest
+    from ddm_embed.search import lookup, neighbours
 
     example = "--workdir runs/digits --embeddings photos.npz --query one.png"
     cli.check_flags(given, arguments, ("workdir", "embeddings", "query"), example)
@@ -51,7 +51,7 @@ def body(given: flags.FlagValues, arguments: list[str]) -> int:
     there = root.exists() and (frozen.scale is None or root.suffix == ".npy")
     read = reader_of(root, frozen) if there else None
     query, image, own = lookup.find_query(given.query, found, frozen, root, given.embeddings)
-    levels = nearest.nearest(found, query, given.k, own)
+    levels = neighbours.nearest(found, query, given.k, own)
     label = "" if own is None else found.labels[own]
     lookup.print_levels(found, levels, given.query, label)
     unit = "from 0 to 255" if frozen.scale is None else "in standard deviations"
@@ -65,10 +65,10 @@ def body(given: flags.FlagValues, arguments: list[str]) -> int:
                 return None
 
         shown = image if image is not None else show(found.names[own])
-        save(drawn.neighbours(found, levels, shown, label, show), Path(given.picture))
+        save(neighbours.draw(found, levels, shown, label, show), Path(given.picture))
         print(given.picture)
     if given.map:
-        save(drawn.map_of(found, query if own is None else found.embedding[own], MAP_SEED), Path(given.map))
+        save(neighbours.map_of(found, query if own is None else found.embedding[own], MAP_SEED), Path(given.map))
         print(given.map)
     return 0
 

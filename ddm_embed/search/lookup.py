@@ -10,7 +10,7 @@ from ddm_embed.embed.layout import Embeddings
 from ddm_embed.embed.listing import Input, Unreadable, list_images
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import Run
-from ddm_embed.search import nearest
+from ddm_embed.search import neighbours
 
 LOOKED_AT = 128  # pixels, of the longer side of an image in a picture
 THREADS = min(16, os.cpu_count() or 1)
@@ -64,14 +64,14 @@ def look_at(file: Path, read, name: str) -> Input:
         return np.atleast_3d(np.asarray(opened))
 
 
-def print_levels(found: Embeddings, levels: list[nearest.Level], query: str, label: str) -> None:
+def print_levels(found: Embeddings, levels: list[neighbours.Level], query: str, label: str) -> None:
     known = any(found.labels)
     of = f", labelled {label}" if label else ""
     print(f"nearest to {query}{of}, in {found.metadata['feature']}, among {len(found.names)} images (cosine)")
     width = max((len(found.labels[i]) for level in levels for i in level.positions), default=0)
     for level in sorted(levels, key=lambda level: -level.t):
         labels = [found.labels[i] for i in level.positions]
-        most, count = nearest.most_frequent(labels)
+        most, count = neighbours.most_frequent(labels)
         print(f"\nt = {level.t:g}" + (f"  ({count} of {len(labels)}: {most or 'no label'})" if known else ""))
         for rank, (i, similarity) in enumerate(zip(level.positions, level.similarity, strict=True), 1):
             print(
@@ -80,10 +80,10 @@ def print_levels(found: Embeddings, levels: list[nearest.Level], query: str, lab
 
 
 def print_changes(found: Embeddings, k: int, root: Path, read, unit: str) -> None:
-    over, chance = nearest.changes(found, k, read, THREADS)
-    queries = min(len(found.names), nearest.QUERIES)
+    over, chance = neighbours.changes(found, k, read, THREADS)
+    queries = min(len(found.names), neighbours.QUERIES)
     print(
         f"\nover the noise levels: {queries} images of the file against their {k} nearest others; pixels, of "
-        + (f"{min(queries, nearest.PIXEL_QUERIES)} of them, {unit}" if read else f"none: {root} is not there")
+        + (f"{min(queries, neighbours.PIXEL_QUERIES)} of them, {unit}" if read else f"none: {root} is not there")
     )
-    print(nearest.table(over, chance), flush=True)
+    print(neighbours.table(over, chance), flush=True)

@@ -8,8 +8,7 @@ from conftest import ROOT, run_program
 from ddm_embed import config as config_lib
 from ddm_embed.methods import presets as arms
 from ddm_embed.runs.directory import RunDirectory
-from ddm_embed.sample.needs import obstacle
-from ddm_embed.sample.pictures import PICTURES
+from ddm_embed.sample.pictures import PICTURES, obstacle
 
 TINY = (
     "--config.model.width=16", "--config.model.heads=2", "--config.train.batch_size=16", "--config.train.log_every=5",
@@ -38,7 +37,7 @@ def test_every_arm_trains_resumes_is_drawn_and_probed(arm, tmp_path):
         assert ("reads the labels of all 1297 training images" in first.stderr) == (arm == "supervised")
 
     run, config = RunDirectory(tmp_path).read_config(), config_lib.sample_default()
-    expected = {name for name, picture in PICTURES.items() if not obstacle(picture.needs, run, config)}
+    expected = {name for name, picture in PICTURES.items() if not obstacle(picture, run, config)}
     assert bool(expected) == (run.objective.name == "diffusion")
     if expected:
         picture = "all" if arm in ALL_PICTURES else sorted(expected)[0]

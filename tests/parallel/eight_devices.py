@@ -23,7 +23,7 @@ from ddm_embed.features.extract import Reading, make_extract, make_features
 from ddm_embed.features.run import Run
 from ddm_embed.methods import system
 from ddm_embed.parallel.mesh import make_mesh
-from ddm_embed.probe.engine import sweep
+from ddm_embed.probe.bench import sweep
 from ddm_embed.probe.protocols import HEADS
 from ddm_embed.sample import generate
 from ddm_embed.train.loop import compile_step, open_batches

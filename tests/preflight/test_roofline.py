@@ -2,8 +2,7 @@ import pytest
 
 from ddm_embed.parallel import chips
 from ddm_embed.parallel.chips import CHIPS, Chip
-from ddm_embed.preflight.cost import Collective
-from ddm_embed.preflight.roofline import rate, roofline
+from ddm_embed.preflight.cost import Collective, rate, roofline
 
 CHIP = Chip(flops=100.0, memory=1.0, bandwidth=10.0, links=8.0, grid=2, ring=4)
 GRID = [(x, y, 0) for y in range(4) for x in range(4)]

@@ -19,7 +19,7 @@ from ddm_embed.data.splits import split_fold
 from ddm_embed.data.types import read_all
 from ddm_embed.features.bank import Key
 from ddm_embed.features.run import open_run
-from ddm_embed.probe.engine import describe_size, sweep
+from ddm_embed.probe.bench import describe_size, sweep
 from ddm_embed.probe.protocols import HEADS
 
 

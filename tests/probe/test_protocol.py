@@ -18,7 +18,7 @@ from ddm_embed.features.extract import Reading, make_extract, make_features
 from ddm_embed.methods.system import make_models, make_networks, make_process
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.probe import evaluate as protocol
-from ddm_embed.probe.engine import sweep
+from ddm_embed.probe.bench import sweep
 from ddm_embed.probe.protocols import HEADS
 from ddm_embed.report.publish import publish
 from ddm_embed.results import read

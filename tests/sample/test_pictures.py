@@ -9,9 +9,8 @@ from matplotlib.figure import Figure
 from ddm_embed import config as config_lib
 from ddm_embed.data.sources import open_source
 from ddm_embed.features.run import open_run
-from ddm_embed.sample.needs import NEEDS, obstacle
-from ddm_embed.sample.pictures import PICTURES
-from ddm_embed.sample.shown import Shown
+from ddm_embed.sample.generate import Shown
+from ddm_embed.sample.pictures import PICTURES, obstacle
 from ddm_embed.train.loop import train
 
 REFUSED = [
@@ -45,7 +44,7 @@ def ask(name, changes):
     config = config_lib.sample_default()
     config.update({field: value for field, value in changes.items() if field in config})
     run = tiny_config(**{field: value for field, value in changes.items() if field not in config})
-    return obstacle(PICTURES[name].needs, run, config)
+    return obstacle(PICTURES[name], run, config)
 
 
 @pytest.mark.parametrize(("name", "changes", "message"), REFUSED)
@@ -56,10 +55,6 @@ def test_what_a_run_does_not_allow_is_refused_with_the_reason_and_the_mend(name,
 @pytest.mark.parametrize(("name", "changes"), ALLOWED)
 def test_what_a_run_allows_is_not_refused(name, changes):
     assert ask(name, changes) is None
-
-
-def test_needs_are_known_by_name():
-    assert all(need in NEEDS for picture in PICTURES.values() for need in picture.needs)
 
 
 def finished(workdir, **changes):
@@ -99,8 +94,8 @@ def test_every_picture_is_titled_and_nothing_leaves_its_frame(name, which, runs)
     trained, shown = runs(which)
     config = config_lib.sample_default()
     config.steps, config.images, config.samples = 3, 4, 2
-    if obstacle(PICTURES[name].needs, trained.config, config):
-        assert obstacle(PICTURES[name].needs, runs(1 - which)[0].config, config) is None
+    if obstacle(PICTURES[name], trained.config, config):
+        assert obstacle(PICTURES[name], runs(1 - which)[0].config, config) is None
         return
     figure = PICTURES[name].draw(trained, shown, config)
     words = [

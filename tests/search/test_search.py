@@ -11,7 +11,7 @@ from ddm_embed.embed.layout import Embeddings
 from ddm_embed.embed.listing import list_images
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import open_run
-from ddm_embed.search import nearest
+from ddm_embed.search import neighbours
 
 
 def embeddings(number=40, labels=None, seed=0):
@@ -36,7 +36,7 @@ def embedded(tiny_run, tmp_path_factory):
 
 def test_neighbours_are_those_of_scikit_learn_on_centred_embeddings():
     found = embeddings()
-    levels = nearest.nearest(found, found.embedding[3], 5, own=3)
+    levels = neighbours.nearest(found, found.embedding[3], 5, own=3)
     for place, level in enumerate(levels):
         x = found.embedding[:, place] - found.embedding[:, place].mean(axis=0)
         distance, positions = NearestNeighbors(n_neighbors=6, metric="cosine").fit(x).kneighbors(x[3:4])
@@ -46,9 +46,9 @@ def test_neighbours_are_those_of_scikit_learn_on_centred_embeddings():
 
 def test_more_neighbours_than_there_are_is_refused():
     found = embeddings(number=5)
-    assert len(nearest.nearest(found, found.embedding[0], 5, own=None)[0].positions) == 5
+    assert len(neighbours.nearest(found, found.embedding[0], 5, own=None)[0].positions) == 5
     with pytest.raises(UserError, match="--k=5: the file has 4 images to choose from; ask for 1 to 4"):
-        nearest.nearest(found, found.embedding[0], 5, own=0)
+        neighbours.nearest(found, found.embedding[0], 5, own=0)
 
 
 def test_agreement_and_distance_are_those_of_neighbours_and_of_random_pairs():
@@ -56,27 +56,27 @@ def test_agreement_and_distance_are_those_of_neighbours_and_of_random_pairs():
     classes = np.arange(200) % 4
     found = embeddings(200, [str(c) for c in classes])
     found.embedding[:, 0] = np.eye(6)[classes] + 0.01 * found.embedding[:, 0]
-    over, chance = nearest.changes(
+    over, chance = neighbours.changes(
         found, 10, lambda name: np.full((2, 2, 1), 50 * classes[int(name[:-4])], np.uint8), 2
     )
     assert np.mean(over[0].agreement) == 1 and np.mean(over[0].distance) == 0
     assert np.mean(over[1].agreement) == pytest.approx(0.25, abs=0.05)
     assert np.mean(chance.agreement) == pytest.approx(0.25, abs=0.05)
     assert np.mean(chance.distance) == pytest.approx(50 * 1.25, rel=0.15)  # mean |a - b| of two of 0, 1, 2, 3
-    text = nearest.table(over, chance)
+    text = neighbours.table(over, chance)
     assert re.search(r"t = 0\.5 against t = 0: neighbours share the label less often \(-7\d points, .*\)", text)
     assert re.search(r"t = 0\.5 against t = 0: neighbours are farther apart \(\+\d+, .*\) in pixels", text)
 
 
 def test_a_difference_within_its_error_is_said_to_be_none():
     x = np.random.default_rng(0).normal(size=1000)
-    assert nearest.difference(x, x[::-1], "more", "as much", "less", "").startswith("as much")
-    assert nearest.difference(x + 1, x, "more", "as much", "less", "").startswith("more (+1, ")
+    assert neighbours.difference(x, x[::-1], "more", "as much", "less", "").startswith("as much")
+    assert neighbours.difference(x + 1, x, "more", "as much", "less", "").startswith("more (+1, ")
 
 
 def test_without_labels_or_images_nothing_is_claimed_of_them():
-    over, chance = nearest.changes(embeddings(), 3, None, 1)
-    assert "against" not in nearest.table(over, chance) and "%" not in nearest.table(over, chance)
+    over, chance = neighbours.changes(embeddings(), 3, None, 1)
+    assert "against" not in neighbours.table(over, chance) and "%" not in neighbours.table(over, chance)
 
 
 def test_the_program_prints_neighbours_at_every_level_and_draws_them(embedded, tmp_path):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
@@ -15,8 +16,8 @@ from ddm_embed.features.bank import Bank
 from ddm_embed.heads import linear, readers
 from ddm_embed.heads.readers import Codes
 from ddm_embed.parallel import distributed
-from ddm_embed.probe.bench import Bench, Entry, Judged, Pixels, as_classes, best, root_key
-from ddm_embed.probe.engine import Head
+from ddm_embed.probe.bench import Bench, Entry, Head, Judged, Pixels, as_classes, best, check_numbers, root_key
+from ddm_embed.probe.protocols import direct
 
 logger = logging.getLogger("ddm_embed")
 
@@ -32,7 +33,15 @@ class Read(NamedTuple):
     t: Float[Array, " hyper"] | None = None
 
 
-def trajectory(bench: Bench, ridge: Head) -> dict[str, Judged]:
+def check(config: ConfigDict) -> None:
+    names = config_lib.names(config.readers)
+    if not names or any(name not in READERS for name in names):
+        raise UserError(f"config.readers={','.join(names)}: use one or more of {', '.join(READERS)}")
+    check_numbers(config, "reader_rates", "learned_t_rates")
+    check_numbers(config, "reader_levels", whole=True)
+
+
+def trajectory(bench: Bench) -> dict[str, Judged]:
     """Every reader of `config.readers` on one feature, as `trajectory_NAME`; `single` is the best single level.
 
     `single`, `mean` and `concatenate` are read by ridge regression, with the ridge protocol's strengths; `attention`
@@ -43,7 +52,7 @@ def trajectory(bench: Bench, ridge: Head) -> dict[str, Judged]:
     Raises:
       UserError: there is no such feature, or one code for all levels.
     """
-    config, names = bench.config, bench.run.names
+    config, names, ridge = bench.config, bench.run.names, direct.ridge(bench.config)
     if bench.run.timeless:
         raise UserError("config.protocols: trajectory needs codes that differ over noise levels, and this run has one")
     feature = config.reader_feature or ("z" if "z" in names else names[len(names) // 2])

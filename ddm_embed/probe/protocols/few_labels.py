@@ -1,4 +1,4 @@
-"""Protocols for few labels: heads on shots, labels spread over a graph of all images, and fine-tuning.
+"""Few labels a class: fewshot (a head on them), propagation (over a graph of all images) and semi (fine-tuning).
 
 Each draw takes the labels of so many training images of each class. Choices see these labels and no others: feature, t
 and strength are those by which the shots, each left out in turn, are told best.
@@ -10,27 +10,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
+from ml_collections import ConfigDict
 
 from ddm_embed.features.bank import GIB, Key
-from ddm_embed.heads import fewshot
+from ddm_embed.heads import fewshot as heads
 from ddm_embed.heads.finetune import finetune
 from ddm_embed.heads.propagation import propagate_predict
 from ddm_embed.parallel import distributed
 from ddm_embed.probe import measures
-from ddm_embed.probe.bench import Bench, Entry, Judged, Predicted, as_classes
-from ddm_embed.probe.by_recipe import RATE, fresh_params, recipe_for, settings_of, training
+from ddm_embed.probe.bench import Bench, Entry, Judged, Predicted, as_classes, check_numbers
+from ddm_embed.probe.protocols.by_recipe import RATE, fresh_params, recipe_for, settings_of, training
 
 NEIGHBOURS, ALPHA = 50, 0.99  # of label propagation, Mittal et al.'s
 MEASURED = 1000  # training images that RankMe sees where one label a class leaves nothing to choose by
 STACK = 2 * GIB
 
 
-def shots(
-    bench: Bench, per_class: int, draws: int
-) -> tuple[Int[np.ndarray, "draw shot"], fewshot.Selection, list[Key]]:
+def check(config: ConfigDict) -> None:
+    check_numbers(config, "shots", whole=True)
+
+
+def shots(bench: Bench, per_class: int, draws: int) -> tuple[Int[np.ndarray, "draw shot"], heads.Selection, list[Key]]:
     """The draws, as positions in the bench's sample; what each chose; and the keys that choices count by."""
     labels = bench.fold.labels
-    drawn = fewshot.draw_shots(labels, bench.classes, per_class, draws, bench.config.seed)
+    drawn = heads.draw_shots(labels, bench.classes, per_class, draws, bench.config.seed)
     keys, stacks = [], []
     for group, x in bench.bank.stacks(bench.bank.keys, bench.mesh, STACK):
         keys += group
@@ -40,10 +43,10 @@ def shots(
     if per_class == 1:
         ranks = jnp.concatenate([jax.lax.map(measures.rankme, stack[:, :MEASURED]) for stack in stacks])
         fallback = int(jnp.argmax(ranks)), len(strengths) // 2
-    return drawn, fewshot.select(stacks, jnp.asarray(labels), drawn, strengths, bench.classes, fallback), keys
+    return drawn, heads.select(stacks, jnp.asarray(labels), drawn, strengths, bench.classes, fallback), keys
 
 
-def few_shots(bench: Bench) -> dict[str, Judged]:
+def fewshot(bench: Bench) -> dict[str, Judged]:
     """`fewshot_N`: ridge regression on N labels a class, for every N of `config.shots`, over `config.shot_draws` draws.
 
     With one label a class the feature is the one of highest RankMe, which takes no labels.
@@ -59,7 +62,7 @@ def few_shots(bench: Bench) -> dict[str, Judged]:
                 cache[key] = bench.bank.one(key), bench.test_features(key)[0]
             strength = jnp.float32(bench.config.strengths[chosen.strength[draw]])
             x, test = cache[key]
-            predictions.append(as_classes(fewshot.predict(x, test, labels, drawn[draw], strength, bench.classes)))
+            predictions.append(as_classes(heads.predict(x, test, labels, drawn[draw], strength, bench.classes)))
             distributed.progress()
         settings = {"head": "ridge regression", "strengths": list(bench.config.strengths), "draws": len(drawn)}
         judged |= {f"fewshot_{per_class}": _judged(f"fewshot_{per_class}", settings, chosen, keys, bench, predictions)}
@@ -118,7 +121,7 @@ def semi_supervised(bench: Bench) -> dict[str, Judged]:
 
 
 def _judged(
-    name: str, settings: dict, chosen: fewshot.Selection, keys: list[Key], bench: Bench, predictions: list[Predicted]
+    name: str, settings: dict, chosen: heads.Selection, keys: list[Key], bench: Bench, predictions: list[Predicted]
 ) -> Judged:
     """`selected` is what most draws chose; its validation accuracy that of left-out shots, the mean of all draws."""
     (key, strength), _ = Counter(zip(chosen.key.tolist(), chosen.strength.tolist(), strict=True)).most_common(1)[0]

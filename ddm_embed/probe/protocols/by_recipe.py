@@ -1,4 +1,4 @@
-"""Protocols whose heads, or whole networks, are trained by gradient steps, as a published recipe says."""
+"""Heads, or whole networks, trained by gradient steps as a published recipe says: ddae, mae, dinov2, mlp, finetune."""
 
 import ast
 import dataclasses
@@ -18,8 +18,8 @@ from ddm_embed.heads.gradient import make_fit_predict
 from ddm_embed.heads.online import Training, fit_online, keys_of, predict_online
 from ddm_embed.heads.recipes import RECIPES, Recipe, changed
 from ddm_embed.models.patches import is_sequence
-from ddm_embed.probe.bench import Bench, Entry, Judged, as_classes, best, root_key
-from ddm_embed.probe.engine import Head, judge
+from ddm_embed.probe.bench import Bench, Entry, Head, Judged, as_classes, best, judge, root_key
+from ddm_embed.probe.protocols import direct
 
 RATE = "learning_rate"
 
@@ -84,13 +84,13 @@ def judge_online(recipe: Recipe, bench: Bench) -> Judged:
     return Judged(settings_of(recipe), RATE, profile, chosen, bench.every_draw(predictions))
 
 
-def fine_tuned(bench: Bench, ridge: Judged) -> dict[str, Judged]:
+def fine_tuned(bench: Bench) -> dict[str, Judged]:
     """The network below the feature that ridge regression chose, trained with a linear head from all labels.
 
     The rate is chosen on held-out training images. Its noise at test is one draw.
     """
     recipe, fold = recipe_for("finetune", bench), bench.fold
-    chosen = ridge.selected
+    chosen = judge(direct.ridge(bench.config), bench).selected
     at, held = bench.choosing[fold.fit], bench.choosing[fold.validation]
     predicted = finetune(recipe, training(bench, at), bench.images[held], chosen.feature, chosen.t)
     right = np.mean(predicted == bench.labels[held], axis=1)

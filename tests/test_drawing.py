@@ -1,7 +1,7 @@
 import numpy as np
 
-from ddm_embed import trace
-from ddm_embed.drawing import TRACE, image_grid
+from ddm_embed import drawing
+from ddm_embed.drawing import LINE_COLOURS, TRACE, image_grid
 
 
 def rows_of(picture):
@@ -12,33 +12,33 @@ def rows_of(picture):
 
 def test_a_line_follows_the_values():
     ramp = np.linspace(-1, 1, 64, dtype=np.float32)[None, :, None]
-    rows, dark = rows_of(trace.draw(ramp, 33, 64, reach=1.0)[0])
+    rows, dark = rows_of(drawing.draw_lines(ramp, 33, 64, reach=1.0)[0])
     np.testing.assert_allclose(rows, np.linspace(32, 0, 64), atol=1)
     assert dark.min() > 150
 
 
 def test_the_line_of_a_steep_signal_is_not_broken_and_long_ones_keep_their_peaks():
     square = np.tile(np.repeat([-1.0, 1.0], 8), 4).astype(np.float32)[None, :, None]
-    picture = trace.draw(square, 32, 64, reach=1.0)[0]
+    picture = drawing.draw_lines(square, 32, 64, reach=1.0)[0]
     columns = (picture.mean(axis=-1) < 128).sum(axis=0)
     assert columns.max() > 25  # the edge, from top to bottom
     spike = np.zeros((1, 10_000, 1), np.float32)
     spike[0, 5000] = 3
-    rows = (trace.draw(spike, 33, 64, reach=3.0)[0].mean(axis=-1) < 200).any(axis=1)
+    rows = (drawing.draw_lines(spike, 33, 64, reach=3.0)[0].mean(axis=-1) < 200).any(axis=1)
     assert rows[0]
 
 
 def test_channels_have_colours_of_their_own_and_what_is_beyond_runs_along_the_edge():
     two = np.stack([np.full(16, 0.5), np.full(16, 9.0)], axis=-1)[None].astype(np.float32)
-    picture = trace.draw(two, 40, 16, reach=1.0)[0]
-    assert tuple(picture[10, 8]) == trace.COLOURS[0] or np.allclose(picture[10, 8], trace.COLOURS[0], atol=60)
-    assert np.allclose(picture[0, 8], trace.COLOURS[1], atol=40)
+    picture = drawing.draw_lines(two, 40, 16, reach=1.0)[0]
+    assert tuple(picture[10, 8]) == LINE_COLOURS[0] or np.allclose(picture[10, 8], LINE_COLOURS[0], atol=60)
+    assert np.allclose(picture[0, 8], LINE_COLOURS[1], atol=40)
 
 
 def test_one_sample_many_channels_and_nothing_at_all_are_drawn():
-    assert trace.draw(np.zeros((2, 1, 1), np.float32), 16, 32).shape == (2, 16, 32, 3)
-    assert trace.draw(np.ones((1, 5, 768), np.float32), 16, 32).shape == (1, 16, 32, 3)
-    assert np.all(trace.draw(np.full((1, 8, 2), np.nan, np.float32), 16, 32) == 255)
+    assert drawing.draw_lines(np.zeros((2, 1, 1), np.float32), 16, 32).shape == (2, 16, 32, 3)
+    assert drawing.draw_lines(np.ones((1, 5, 768), np.float32), 16, 32).shape == (1, 16, 32, 3)
+    assert np.all(drawing.draw_lines(np.full((1, 8, 2), np.nan, np.float32), 16, 32) == 255)
 
 
 def test_a_grid_of_sequences_is_a_figure_of_lines():
