@@ -1,4 +1,7 @@
-"""Views of images, drawn on the device inside the training step; every method may have any of them."""
+"""Views of images, drawn on the device inside the training step; every method may have any of them.
+
+Colours are distorted as in SimCLR: Chen et al. 2020, arXiv 2002.05709, app. A, at the strength of their CIFAR-10 runs.
+"""
 
 import math
 
@@ -6,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Key, UInt8
 
-from ddm_embed.data import colour
 from ddm_embed.models.patches import is_sequence
 
 AUGMENTATIONS = ("none", "flip", "crop", "crop+flip", "resized+flip", "simclr")
@@ -16,6 +18,11 @@ Stored = UInt8[Array, "batch height width channel"] | Float32[Array, "batch heig
 
 AREA = (0.2, 1.0)  # of a resized crop, as a share of the image's
 ASPECT = (3 / 4, 4 / 3)  # its width over its height, relative to the image's
+STRENGTH = 0.5
+BRIGHTNESS = CONTRAST = SATURATION = 0.8 * STRENGTH
+HUE = 0.2 * STRENGTH  # of a turn
+JITTERED, GREY = 0.8, 0.2  # shares of the images
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def to_float(image: Stored) -> Image:
@@ -33,7 +40,7 @@ def augment(key: Key[Array, ""], image: Stored, kind: str, padding: int | None) 
       image: uint8, or float32 of sequences [batch, 1, length, channel].
       kind: one of `AUGMENTATIONS`; "crop" shifts by up to `padding` pixels over reflected borders, "flip" mirrors left
         and right with probability one half, "resized" shows a random rectangle of the image at full size, "simclr" is
-        "resized+flip" and then `colour.distort`. For sequences there are "none" and "crop", which shifts in time.
+        "resized+flip" and then `distort`. For sequences there are "none" and "crop", which shifts in time.
       padding: pixels; an eighth of the height (at least 1) if None, of a sequence's length.
     """
     batch, height, width = image.shape[:3]
@@ -48,7 +55,7 @@ def augment(key: Key[Array, ""], image: Stored, kind: str, padding: int | None) 
         flip = jax.random.bernoulli(flip_key, 0.5, (batch, 1, 1, 1))
         view = jnp.where(flip, view[:, :, ::-1], view)
     if kind == "simclr":
-        view = colour.distort(jax.random.fold_in(key, 2), (view + 1) / 2) * 2 - 1
+        view = distort(jax.random.fold_in(key, 2), (view + 1) / 2) * 2 - 1
     return view
 
 
@@ -96,3 +103,59 @@ def show_rectangle(image: Image, share: Float[Array, "batch 2"], corner: Float[A
         )
 
     return jax.vmap(show)(image, share, corner)
+
+
+def distort(key: Key[Array, ""], image: Image) -> Image:
+    """Brightness, contrast, saturation and hue of four images in five, in that order, and one in five made grey.
+
+    Of images without three channels brightness and contrast alone. Each factor is uniform in 1 +- its width.
+
+    Args:
+      image: [batch, height, width, channel] in [0, 1], as what is returned.
+    """
+    jitter_key, grey_key, *keys = jax.random.split(key, 6)
+    shape = (len(image), 1, 1, 1)
+
+    def factor(key: Key[Array, ""], width: float) -> Array:
+        return jax.random.uniform(key, shape, minval=1 - width, maxval=1 + width)
+
+    view = jnp.clip(image * factor(keys[0], BRIGHTNESS), 0, 1)
+    level = jnp.mean(_grey(view), axis=(1, 2, 3), keepdims=True)
+    view = _blend(view, level, factor(keys[1], CONTRAST))
+    coloured = image.shape[-1] == 3
+    if coloured:
+        view = _blend(view, _grey(view), factor(keys[2], SATURATION))
+        view = turn_hue(view, jax.random.uniform(keys[3], shape, minval=-HUE, maxval=HUE)[..., 0])
+    view = jnp.where(jax.random.bernoulli(jitter_key, JITTERED, shape), view, image)
+    if coloured:
+        view = jnp.where(jax.random.bernoulli(grey_key, GREY, shape), _grey(view), view)
+    return view
+
+
+def turn_hue(image: Image, turn: Float[Array, "batch 1 1"]) -> Image:
+    """Adds a share of a turn to the hue of RGB in [0, 1], its HSV value and saturation kept (Smith 1978)."""
+    most, least = jnp.max(image, axis=-1), jnp.min(image, axis=-1)
+    span = most - least
+    safe = jnp.where(span > 0, span, 1.0)
+    red, green, blue = (image[..., i] for i in range(3))
+    sixth = jnp.where(
+        most == red,
+        (green - blue) / safe,
+        jnp.where(most == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    sixth = sixth + 6 * turn
+    channels = []
+    for offset in (5, 3, 1):
+        k = (offset + sixth) % 6
+        channels.append(most - span * jnp.clip(jnp.minimum(k, 4 - k), 0, 1))
+    return jnp.stack(channels, axis=-1)
+
+
+def _grey(image: Image) -> Image:
+    """The luma of each pixel in every channel; of other than three channels, their mean."""
+    weights = jnp.array(LUMA) if image.shape[-1] == 3 else jnp.full(image.shape[-1], 1 / image.shape[-1])
+    return jnp.broadcast_to(jnp.sum(image * weights, axis=-1, keepdims=True), image.shape)
+
+
+def _blend(image: Image, other: Image, factor: Array) -> Image:
+    return jnp.clip(other + factor * (image - other), 0, 1)

@@ -1,4 +1,4 @@
-"""What users hold (arrays, PIL images, paths, lists of them) -> arrays as a model takes them."""
+"""Images as users have them (arrays, PIL images, paths, lists of them) -> arrays as a model takes them."""
 
 import warnings
 from collections.abc import Iterator, Sequence

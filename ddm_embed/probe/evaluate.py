@@ -232,7 +232,7 @@ def names_of(source: Source, class_ids: Int[np.ndarray, " class"] | None) -> lis
 
 
 def warnings(fold, scores: Scores) -> list[str]:
-    """What makes figures worth less than they look."""
+    """What to be warned of: classes without images to fit, to choose or to test by."""
     said = []
     fitted, held = np.unique(fold.labels[fold.fit]), np.unique(fold.labels[fold.validation])
     if len(fitted) < fold.classes:

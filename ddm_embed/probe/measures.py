@@ -1,4 +1,4 @@
-"""What features say of themselves: effective rank, spread, likeness of layers, retrieval, and the shape of a profile.
+"""Measures of features without a classifier: effective rank, spread, likeness of layers, retrieval, a profile's shape.
 
 Every measure refuses degenerate features with a `UserError`. Inside `jit` or `vmap` there are no values to look at:
 call `check_features` on the stacked features first.

@@ -1,4 +1,4 @@
-"""What embeddings are compared with: the pixels themselves, and their principal components."""
+"""The baselines of embeddings: the pixels themselves, and their principal components."""
 
 import jax
 import jax.numpy as jnp

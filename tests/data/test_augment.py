@@ -7,7 +7,6 @@ import PIL.Image
 import pytest
 
 from ddm_embed.data import augment as augment_module
-from ddm_embed.data import colour
 from ddm_embed.data.augment import augment, to_float
 
 IMAGE = jax.random.randint(jax.random.key(0), (64, 8, 6, 3), 0, 256).astype(jnp.uint8)
@@ -99,7 +98,7 @@ def test_the_hue_is_turned_as_in_hsv():
     image = np.random.default_rng(0).random((1, 9, 9, 3)).astype(np.float32)
     image[0, 0, 0], image[0, 0, 1] = 0.5, (0.2, 0.2, 0.7)  # grey; two channels alike
     for turn in (-0.1, 0.07, 0.5):
-        found = np.asarray(colour.turn_hue(jnp.asarray(image), jnp.full((1, 1, 1), turn)))
+        found = np.asarray(augment_module.turn_hue(jnp.asarray(image), jnp.full((1, 1, 1), turn)))
         for pixel, turned in zip(image.reshape(-1, 3), found.reshape(-1, 3), strict=True):
             h, s, v = colorsys.rgb_to_hsv(*pixel)
             np.testing.assert_allclose(turned, colorsys.hsv_to_rgb((h + turn) % 1, s, v), atol=1e-5)
@@ -107,7 +106,7 @@ def test_the_hue_is_turned_as_in_hsv():
 
 def test_colours_are_distorted_as_often_and_as_far_as_said():
     image = jnp.broadcast_to(jnp.array([0.5, 0.3, 0.2]), (4000, 2, 2, 3))
-    view = np.asarray(colour.distort(jax.random.key(0), image))[:, 0, 0]
+    view = np.asarray(augment_module.distort(jax.random.key(0), image))[:, 0, 0]
     grey = np.ptp(view, axis=1) < 1e-6
     assert abs(grey.mean() - 0.2) < 0.02
     untouched = np.all(np.abs(view - [0.5, 0.3, 0.2]) < 1e-6, axis=1)
@@ -120,7 +119,7 @@ def test_colours_are_distorted_as_often_and_as_far_as_said():
 
 def test_brightness_and_contrast_alone_change_images_of_one_channel():
     image = jnp.broadcast_to(jnp.array([0.2, 0.4]).reshape(2, 1, 1), (2000, 2, 1, 1))
-    view = np.asarray(colour.distort(jax.random.key(0), image))[:, :, 0, 0]
+    view = np.asarray(augment_module.distort(jax.random.key(0), image))[:, :, 0, 0]
     level, spread = view.mean(axis=1) / 0.3, (view[:, 1] - view[:, 0]) / 0.2
     assert abs(np.mean(np.abs(level - 1) < 1e-6) - 0.2) < 0.03
     assert level.min() + 1e-5 >= 0.6 and level.max() <= 1.4 + 1e-5
