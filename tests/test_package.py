@@ -12,14 +12,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     "errors json_reader results config",
     "diffusion models",
-    "parallel data runs",
+    "parallel data runs drawing",
     "methods bounds validate",
     "train",
     "features",
     "heads",
     "probe",
     "report compare",
-    "drawing reference cli embedder main sample embed search export preflight",
+    "reference cli embedder main sample embed search export preflight",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 MATHEMATICS = ("diffusion", "models")  # know no config, and raise no errors for users
@@ -46,7 +46,7 @@ def test_every_room_has_a_floor_and_mathematics_stays_pure(path):
 def test_importing_is_instant_and_loads_neither_tensorflow_nor_readers():
     code = (
         "import sys, ddm_embed; assert not {'jax', 'numpy'} & set(sys.modules)\n"
-        "import ddm_embed.train.loop, ddm_embed.probe.evaluate, ddm_embed.report.publish, ddm_embed.sample.shown\n"
+        "import ddm_embed.train.loop, ddm_embed.probe.evaluate, ddm_embed.report.publish\n"
         "import ddm_embed.sample.pictures, ddm_embed.data.folder, ddm_embed.data.sources\n"
         "ddm_embed.data.sources.open_source(ddm_embed.config.default())  # the digits\n"
         "heavy = {'tensorflow', 'tensorflow_datasets', 'sklearn', 'matplotlib', 'tensorboardX'} & set(sys.modules)\n"

@@ -33,7 +33,7 @@ def body(given: flags.FlagValues, arguments: list[str]) -> int:
     from ddm_embed.embed import layout
     from ddm_embed.embed.listing import Input, Unreadable, path_of, reader_of
     from ddm_embed.features.exported import open_any
-    from ddm_embed.search import lookup, neighbours
+    from ddm_embed.search import neighbours
 
     example = "--workdir runs/digits --embeddings photos.npz --query one.png"
     cli.check_flags(given, arguments, ("workdir", "embeddings", "query"), example)
@@ -50,17 +50,17 @@ def body(given: flags.FlagValues, arguments: list[str]) -> int:
     root = Path(found.metadata["images"])
     there = root.exists() and (frozen.scale is None or root.suffix == ".npy")
     read = reader_of(root, frozen) if there else None
-    query, image, own = lookup.find_query(given.query, found, frozen, root, given.embeddings)
+    query, image, own = neighbours.find_query(given.query, found, frozen, root, given.embeddings)
     levels = neighbours.nearest(found, query, given.k, own)
     label = "" if own is None else found.labels[own]
-    lookup.print_levels(found, levels, given.query, label)
+    neighbours.print_levels(found, levels, given.query, label)
     unit = "from 0 to 255" if frozen.scale is None else "in standard deviations"
-    lookup.print_changes(found, given.k, root, read, unit)
+    neighbours.print_changes(found, given.k, root, read, unit)
     if given.picture:
 
         def show(name: str) -> Input | None:
             try:
-                return None if read is None else lookup.look_at(path_of(root, name), read, name)
+                return None if read is None else neighbours.look_at(path_of(root, name), read, name)
             except Unreadable:
                 return None
 
