@@ -1,48 +1,93 @@
-"""The self-conditional objective: the denoiser is told an embedding of the image that it denoises.
+"""Self-conditional diffusion: the denoiser is told an embedding of the image that it denoises.
 
     L = E_{t, x0, eps} w(t) | target - f(x_t, t, z_t) |^2 + regularisers,    z_t = E(., t)
 
 Jiang & Cai, arXiv 2505.05732: z_t on the sphere, the encoder seeing x0, x_t or another view, chain consistency. Mittal
 et al., arXiv 2105.14257: DRL is `lambda(t) |s - grad log p_0t|^2` (prediction score, weight lambda) with an L1 norm on
-z; VDRL draws z from a Gaussian and adds its KL to N(0, I). Everything is a switch of the one loss below.
+z; VDRL draws z from a Gaussian and adds its KL to N(0, I). Without an encoder it is a plain diffusion model. Everything
+is a switch of the one loss below.
 """
 
 import dataclasses
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
+from ml_collections import ConfigDict
 
+from ddm_embed.config import Field
 from ddm_embed.diffusion import prediction as prediction_lib
-from ddm_embed.diffusion.prediction import Image, Level
-from ddm_embed.diffusion.process import Process
-from ddm_embed.diffusion.timesteps import Logits, Timesteps
+from ddm_embed.diffusion.prediction import LEAST, PREDICTIONS, Image, Level, expand
+from ddm_embed.diffusion.process import PROCESSES, Process
+from ddm_embed.diffusion.timesteps import LAWS, Logits, Timesteps
+from ddm_embed.errors import UserError
+from ddm_embed.methods.method import (
+    Method,
+    Networks,
+    Params,
+    Parts,
+    Place,
+    Vector,
+    apply_of,
+    check_sphere,
+    cosine,
+    gaussian_kl,
+    placed,
+)  # fmt: skip
+from ddm_embed.models.auxiliary import Adversary
+from ddm_embed.models.build import Models, Network
+from ddm_embed.models.dit import Denoiser, code_scale
+from ddm_embed.models.encoder import Predictor
 
-Params = Any
-Code = Float[Array, "batch dim"]
 Lambda = Callable[[Level, Level, Level], Level]
 
 WEIGHTS = ("simple", "sigma2", "min_snr")
 INPUTS = ("none", "x0", "xt", "view")
+ADVERSARY = "adversary"
 UNIFORM = Timesteps("uniform")
 
-
-class Networks(NamedTuple):
-    """The networks as functions; those that the objective has no use for are None.
-
-    denoise(params, x_t [batch, height, width, channel], t [batch], z [batch, dim] or None) -> (prediction, tokens), the
-      prediction like x_t, the tokens of each block.
-    encode(params, image, t) -> an embedding: z [batch, dim], tokens of each layer, log_variance [batch, dim] or None.
-    predict(params, z, t) -> z [batch, dim], the consistency term's small predictor.
-    time_logits(params) -> the adversary's logits [bins].
-    """
-
-    denoise: Callable[[Params, Image, Level, Code | None], tuple[Image, Any]]
-    encode: Callable[[Params, Image, Level], Any] | None = None
-    predict: Callable[[Params, Code, Level], Code] | None = None
-    time_logits: Callable[[Params], Logits] | None = None
+FIELDS = {
+    "embedding.l1_weight": Field(0.0, "of the L1 norm of a code that is not Gaussian", least=0.0),
+    "embedding.mixup": Field(False, "the encoder sees l x_i + (1 - l) x_j, and the loss of x_i weighs 2 l"),
+    "embedding.drop": Field(
+        0.0, "share of the images whose z is withheld, so that samples without a z can be drawn", least=0.0, most=0.99
+    ),
+    "consistency.weight": Field(
+        0.0, "weight of aligning z_t with the EMA encoder's z_s, s < t; 0 switches it off", least=0.0
+    ),
+    "diffusion.process": Field(
+        "vp", "vp, sub_vp, ve, cosine or rectified_flow; vp with 1000 steps is DDPM's linear chain",
+        choices=tuple(PROCESSES),
+    ),
+    "diffusion.steps": Field(1000, "T, the length of the chain; 0: continuous time", least=0),
+    "diffusion.prediction": Field("eps", "eps, x0, v, flow (eps - x0) or score", choices=PREDICTIONS),
+    "diffusion.weight": Field(
+        "simple", "simple, sigma2, min_snr, or MODULE:FUNCTION, a lambda(t, alpha, sigma) on the score"
+    ),
+    "diffusion.min_snr_gamma": Field(
+        5.0, "where min_snr clips the signal-to-noise ratio", least=1e-6, needs=("diffusion.weight", ("min_snr",))
+    ),
+    "diffusion.timesteps": Field(
+        "stratified", "stratified, uniform, fixed, sigma, logit_normal or adversarial", choices=LAWS
+    ),
+    "diffusion.fixed_t": Field(
+        0.8, "the one noise level of the fixed law", least=0.001, most=1.0, needs=("diffusion.timesteps", ("fixed",))
+    ),
+    "diffusion.logit_mean": Field(
+        0.0, "of logit(t) under the logit_normal law", least=-10.0, most=10.0,
+        needs=("diffusion.timesteps", ("logit_normal",)),
+    ),
+    "diffusion.logit_std": Field(
+        1.0, "its standard deviation", least=0.001, most=10.0, needs=("diffusion.timesteps", ("logit_normal",))
+    ),
+    "diffusion.adversary_temperature": Field(
+        1.0, "of the adversarial law: high, and all levels are drawn alike", least=0.001,
+        needs=("diffusion.timesteps", ("adversarial",)),
+    ),
+}  # fmt: skip
 
 
 class Draws(NamedTuple):
@@ -60,7 +105,7 @@ class Draws(NamedTuple):
     z_t: Level
     z_eps: Image
     earlier: Level
-    code: Code
+    code: Vector
     withheld: Bool[Array, "batch 1"]
 
 
@@ -121,14 +166,9 @@ class Objective:
         return self.weight(t, alpha, sigma) / variance * scale
 
     def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int, logits: Logits | None = None) -> Draws:
-        """All of a step's random numbers, and what the encoder looks at.
+        """All of a step's random numbers, and what the encoder looks at; see `method.Objective`.
 
-        Args:
-          key: this step's random key.
-          x0: float32 [batch, height, width, channel] in [-1, 1].
-          view: another view of the same images; read for `encoder_input="view"` only.
-          dim: entries of z.
-          logits: the adversary's.
+        `view` is read for `encoder_input="view"` only; `logits` are the adversary's.
         """
         time_key, noise_key, encoder_key, earlier_key = jax.random.split(key, 4)
         batch = len(x0)
@@ -153,15 +193,7 @@ class Objective:
     def loss(
         self, networks: Networks, params: Params, target_params: Params, x0: Image, draws: Draws
     ) -> tuple[Float[Array, ""], Terms]:
-        """The mean loss and its terms.
-
-        Args:
-          networks: the networks as functions of parameters.
-          params: what the gradient is taken for.
-          target_params: EMA parameters, the fixed target of the consistency term.
-          x0: float32 [batch, height, width, channel] in [-1, 1].
-          draws: from `draw`, or the same rows of each of its arrays.
-        """
+        """The mean loss and its terms; `target_params` are the fixed target of the consistency term."""
         t, eps = draws.t, draws.eps
         alpha, sigma = self.process.marginal(t)
         xt = prediction_lib.noised(x0, eps, alpha, sigma)
@@ -174,7 +206,7 @@ class Objective:
             z, penalty, regulariser = self._code(embedding, draws)
             if self.consistency_weight > 0:
                 past = networks.encode(target_params, self._see(draws, draws.earlier), draws.earlier).z
-                guess = networks.predict(params, embedding.z, draws.z_t)
+                guess = networks.heads["predictor"](params, embedding.z, draws.z_t)
                 consistency = 1 - cosine(guess, jax.lax.stop_gradient(past))
                 regulariser += self.consistency_weight * jnp.mean(consistency)
 
@@ -183,8 +215,8 @@ class Objective:
         error = jnp.mean((output.astype(jnp.float32) - wanted) ** 2, axis=(1, 2, 3))
         denoising = self.loss_weight(t) * draws.weight * error
         total = jnp.mean(denoising) + regulariser
-        if networks.time_logits is not None:
-            learned = self.timesteps.adversary(networks.time_logits(params), t, denoising)
+        if ADVERSARY in networks.heads:
+            learned = self.timesteps.adversary(networks.heads[ADVERSARY](params), t, denoising)
             total += learned - jax.lax.stop_gradient(learned)  # its gradient alone: the value is no part of the loss
         return total, Terms(t, denoising, error, consistency, penalty)
 
@@ -194,7 +226,7 @@ class Objective:
             return draws.base
         return prediction_lib.noised(draws.base, draws.z_eps, *self.process.marginal(t))
 
-    def _code(self, embedding: Any, draws: Draws) -> tuple[Code, Level, Float[Array, ""] | float]:
+    def _code(self, embedding: Any, draws: Draws) -> tuple[Vector, Level, Float[Array, ""] | float]:
         """z as the denoiser is told it, the penalty on it for each example, and its share of the loss."""
         z, penalty, regulariser = embedding.z, jnp.zeros(len(embedding.z)), 0.0
         if embedding.log_variance is not None:
@@ -215,13 +247,272 @@ def mix(key: Key[Array, ""], image: Image) -> tuple[Image, Level]:
     return prediction_lib.noised(image, jnp.roll(image, 1, axis=0), share, 1 - share), share
 
 
-def gaussian_kl(mean: Code, log_variance: Code) -> Level:
-    """KL(N(mean, exp(log_variance)) || N(0, I)), [batch], summed over the code's entries."""
-    return 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1 - log_variance, axis=-1)
+def make_process(config: ConfigDict) -> Process:
+    """The config's process: a chain of `diffusion.steps`, or in continuous time where that is 0."""
+    process = PROCESSES[config.diffusion.process]()
+    return process.chain(config.diffusion.steps) if config.diffusion.steps else process
 
 
-def cosine(a: Code, b: Code) -> Level:
-    """Cosine of the angle between rows, [batch], in float32."""
-    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    norms = jnp.sum(a**2, axis=-1) * jnp.sum(b**2, axis=-1)
-    return jnp.sum(a * b, axis=-1) * jax.lax.rsqrt(norms + 1e-12)
+def make_objective(config: ConfigDict) -> Objective:
+    diffusion, embedding = config.diffusion, config.embedding
+    return Objective(
+        process=make_process(config),
+        prediction=diffusion.prediction,
+        timesteps=Timesteps(
+            law=diffusion.timesteps,
+            fixed=diffusion.fixed_t,
+            logit_mean=diffusion.logit_mean,
+            logit_std=diffusion.logit_std,
+            adversary_temperature=diffusion.adversary_temperature,
+        ),
+        weight=make_weight(diffusion.weight),
+        min_snr_gamma=diffusion.min_snr_gamma,
+        encoder_input=embedding.input,
+        consistency_weight=config.consistency.weight,
+        kl_weight=embedding.kl_weight,
+        l1_weight=embedding.l1_weight,
+        mixup=embedding.mixup,
+        drop=embedding.drop,
+    )
+
+
+def make_weight(name: str) -> str | Lambda:
+    """A weight of the objective's own, or the function that MODULE:FUNCTION names.
+
+    Raises:
+      UserError: it is neither.
+    """
+    if name in WEIGHTS:
+        return name
+    module, colon, function = name.partition(":")
+    known = f"use one of {', '.join(WEIGHTS)}, or MODULE:FUNCTION, a lambda(t, alpha, sigma) on the score's error"
+    if not colon:
+        raise UserError(f"config.diffusion.weight={name!r}; {known}")
+    try:
+        weight = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise UserError(f"config.diffusion.weight={name!r}: {error}; {known}") from error
+    if not callable(weight):
+        raise UserError(f"config.diffusion.weight={name!r} is no function; {known}")
+    return weight
+
+
+def check_weight(name: str) -> None:
+    """Tries a weight on three noise levels.
+
+    Raises:
+      UserError: there is none of this name, or its function does not give a finite number for each.
+    """
+    weight = make_weight(name)
+    if isinstance(weight, str):
+        return
+    alpha, sigma = PROCESSES["vp"]().marginal(levels := jnp.array([0.1, 0.5, 0.9]))
+    try:
+        values = jnp.asarray(weight(levels, alpha, sigma))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"config.diffusion.weight={name!r} does not take (t, alpha, sigma): {error}") from error
+    if values.shape != (3,) or not bool(jnp.all(jnp.isfinite(values))):
+        raise UserError(
+            f"config.diffusion.weight={name!r} gives {values} for three noise levels; expected three numbers"
+        )
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses switches that contradict one another, and losses without bound."""
+    _check_code(config)
+    diffusion = config.diffusion
+    if diffusion.steps == 1:
+        raise UserError("config.diffusion.steps=1; expected 0, which is continuous time, or a chain of 2 or more")
+    check_weight(diffusion.weight)
+    kind = diffusion.prediction, diffusion.weight
+    if kind in (("score", "simple"), ("x0", "sigma2")) and diffusion.timesteps != "fixed":
+        mend = {"score": "sigma2", "x0": "min_snr"}[diffusion.prediction]
+        raise UserError(
+            f"config.diffusion.prediction={kind[0]} with config.diffusion.weight={kind[1]} has a loss that grows "
+            f"without bound as t nears 0; use config.diffusion.weight={mend}"
+        )
+    if diffusion.process == "ve" and kind == ("v", "simple") and diffusion.timesteps != "fixed":
+        raise UserError(
+            "config.diffusion.prediction=v with config.diffusion.weight=simple weighs the levels of config.diffusion."
+            "process=ve by sigma^2, up to 2500; use config.diffusion.weight=sigma2 or config.diffusion.prediction=eps"
+        )
+    last = make_process(config).last
+    if diffusion.timesteps == "fixed" and diffusion.fixed_t > last:
+        raise UserError(
+            f"config.diffusion.fixed_t={diffusion.fixed_t}: there is next to nothing left of the image at that t under "
+            f"config.diffusion.process={diffusion.process}; use at most {last:g}"
+        )
+    if config.embedding.input == "view" and config.data.augment == "none":
+        raise UserError("config.embedding.input='view' needs views; set config.data.augment to flip, crop or crop+flip")
+
+
+def _check_code(config: ConfigDict) -> None:
+    embedding = config.embedding
+    if embedding.input == "none":
+        asked = {
+            "consistency.weight": config.consistency.weight,
+            "embedding.gaussian": embedding.gaussian,
+            "embedding.l1_weight": embedding.l1_weight,
+            "embedding.mixup": embedding.mixup,
+            "embedding.drop": embedding.drop,
+        }
+        for name, value in asked.items():
+            if value:
+                raise UserError(
+                    f"config.{name}={value} needs an encoder, and config.embedding.input=none has none; "
+                    f"set config.embedding.input to x0, xt or view, or config.{name} to {type(value)(0)}"
+                )
+    if embedding.drop and not embedding.sphere:
+        raise UserError(
+            f"config.embedding.drop={embedding.drop} withholds codes by telling 0, which off the unit sphere is a code "
+            "like any other; set config.embedding.sphere=True, or config.embedding.drop=0"
+        )
+    check_sphere(config)
+    if embedding.gaussian and embedding.l1_weight > 0:
+        raise UserError(
+            f"config.embedding.l1_weight={embedding.l1_weight} is of a deterministic code, a Gaussian one has "
+            "config.embedding.kl_weight; set one of config.embedding.l1_weight=0 and config.embedding.gaussian=False"
+        )
+    if config.consistency.weight > 0 and embedding.input == "x0" and not embedding.timed:
+        raise UserError(
+            f"config.consistency.weight={config.consistency.weight} compares the codes of two noise levels, and a "
+            "static code of x0 has one for all; set it to 0, or config.embedding.timed=True"
+        )
+
+
+def build(config: ConfigDict, parts: Parts) -> dict[str, Network]:
+    """The denoiser, the consistency term's predictor and the adversary, where the config has them."""
+    sizes, code, shape = parts.sizes, parts.code, parts.image_shape
+    scale = code_scale(code.dim, code.sphere) if code else 1.0
+    denoiser, dim = Denoiser(depth=sizes.depth, code_scale=scale, **sizes.trunk()), code and code.dim
+    networks = {"denoiser": Network(denoiser, (shape, (), code and (dim,)), denoiser.flops(shape, dim))}
+    if config.consistency.weight > 0 and code:
+        predictor = Predictor(dim=dim, hidden=2 * dim)
+        networks["predictor"] = Network(predictor, ((dim,), ()), predictor.flops())
+    if config.diffusion.timesteps == "adversarial":
+        networks[ADVERSARY] = Network(Adversary(), ())
+    return networks
+
+
+def make_networks(models: Models, config: ConfigDict, place: Place | None = None) -> Networks:
+    """The modules as functions; see `method.Method`.
+
+    A network sees x_t scaled to about unit variance, x_t / sqrt(alpha^2 + sigma^2), which changes nothing in a
+    variance-preserving process; and what it puts out is scaled by the size of what it predicts: 1 / sigma for a score
+    (Song et al. 2021, arXiv 2011.13456, their code), sqrt(alpha^2 + sigma^2) for v. A static encoder is told t = 0.
+    """
+    process, prediction, noised = make_process(config), config.diffusion.prediction, sees_noise(config)
+    modules = {name: placed(network.module, place) for name, network in models.networks.items()}
+    functions = {name: apply_of(name, module) for name, module in modules.items()}
+
+    def size(t: Level) -> Image:
+        alpha, sigma = process.marginal(t)
+        return expand(jnp.sqrt(alpha**2 + sigma**2))
+
+    def denoise(params, xt, t, z):
+        output, tokens = functions["denoiser"](params, xt / size(t), t, z)
+        if prediction == "score":
+            output = output / expand(jnp.maximum(process.marginal(t)[1], LEAST))
+        if prediction == "v":
+            output = output * size(t)
+        return output, tokens
+
+    def encode(params, image, t):
+        image = image / size(t) if noised else image
+        told = t if config.embedding.timed else jnp.zeros_like(t)
+        return functions["encoder"](params, image, told)
+
+    heads = {name: function for name, function in functions.items() if name not in ("encoder", "denoiser")}
+    return Networks(encode if models.encoder else None, denoise, heads)
+
+
+def sees_noise(config: ConfigDict) -> bool:
+    return config.embedding.input in ("xt", "view")
+
+
+def tell(config: ConfigDict, params: Params) -> Mapping[str, Array]:
+    return {"logits": params[ADVERSARY]["logits"]} if ADVERSARY in params else {}
+
+
+def card(config: ConfigDict) -> str:
+    if config.embedding.input == "none":
+        return "a plain diffusion model without an encoder; its denoiser's blocks are read"
+    return (
+        "self-conditional diffusion, after [arXiv 2505.05732](https://arxiv.org/abs/2505.05732): a denoiser is "
+        "told an embedding of the image that it denoises"
+    )
+
+
+def ddm(c: ConfigDict) -> None:
+    """Self-conditional diffusion learning: Jiang & Cai, arXiv 2505.05732.
+
+    L = E |target - f(x_t, t, z_t)|^2,  z_t = E(x_0, t) / |E(x_0, t)|, on DDPM's chain of 1,000 steps. The velocity is
+    predicted rather than the noise, which did better on held-out training digits. Expect the most from z and the
+    encoder at middle t.
+    """
+    c.diffusion.process, c.diffusion.steps = "vp", 1000
+    c.diffusion.prediction, c.diffusion.weight, c.diffusion.timesteps = "v", "simple", "stratified"
+    c.embedding.input, c.embedding.sphere, c.embedding.timed = "x0", True, True
+
+
+def drl(c: ConfigDict) -> None:
+    """Diffusion-based representation learning: Mittal et al., arXiv 2105.14257, with the code a function of t.
+
+    L = E lambda(t) |s(x_t, t, E(x_0, t)) - grad log p_0t(x_t | x_0)|^2 + 1e-5 |z|_1,  lambda = sigma^2, on the
+    continuous VP process with t ~ U(1e-5, 1). Expect it close to `ddm`: it differs by the sphere, the weight and the
+    L1 norm.
+    """
+    c.diffusion.process, c.diffusion.steps = "vp", 0
+    c.diffusion.prediction, c.diffusion.weight, c.diffusion.timesteps = "score", "sigma2", "uniform"
+    c.embedding.input, c.embedding.sphere, c.embedding.timed = "x0", False, True
+    c.embedding.l1_weight = 1e-5
+
+
+def vdrl(c: ConfigDict) -> None:
+    """Variational DRL: Mittal et al., arXiv 2105.14257.
+
+    `drl` with z drawn from the Gaussian E(Z | x_0, t), and 1e-5 KL(E(Z | x_0, t) || N(0, I)) in place of the L1 norm.
+    Expect a smoother space of codes than `drl`'s and somewhat less in it.
+    """
+    drl(c)
+    c.embedding.l1_weight = 0.0
+    c.embedding.gaussian, c.embedding.kl_weight = True, 1e-5
+
+
+def drl_static(c: ConfigDict) -> None:
+    """DRL with one code for all noise levels: Mittal et al., arXiv 2105.14257, sec. 3.
+
+    `drl` with E(x_0), which is not told t. Expect a flat profile of z over t: the trade-off between coarse and fine is
+    made once, by lambda(t) and the law of t.
+    """
+    drl(c)
+    c.embedding.timed = False
+
+
+def ddae(c: ConfigDict) -> None:
+    """Denoising diffusion autoencoder: Xiang et al. 2023, arXiv 2303.09769: a plain DDPM, probed by its blocks.
+
+    L = E |eps - f(x_t, t)|^2 on DDPM's chain of 1,000 steps (Ho et al. 2020, arXiv 2006.11239), with no encoder.
+    Expect the best features in a middle block at low noise.
+    """
+    c.diffusion.process, c.diffusion.steps = "vp", 1000
+    c.diffusion.prediction, c.diffusion.weight, c.diffusion.timesteps = "eps", "simple", "stratified"
+    c.embedding.input = "none"
+
+
+METHOD = Method(
+    name="diffusion",
+    objective=make_objective,
+    card=card,
+    presets={"ddm": ddm, "drl": drl, "vdrl": vdrl, "drl-static": drl_static, "ddae": ddae},
+    fields=FIELDS,
+    check=check,
+    build=build,
+    networks=make_networks,
+    passes=lambda config: {"encoder": 4} if config.consistency.weight > 0 else {},
+    process=make_process,
+    sees_noise=sees_noise,
+    tell=tell,
+    apart=lambda config: (ADVERSARY,) if config.diffusion.timesteps == "adversarial" else (),
+    tags=("diffusion", "self-supervised-learning"),
+)

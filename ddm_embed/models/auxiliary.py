@@ -1,4 +1,6 @@
-"""What stands on the encoder while a baseline trains, and is thrown away after: projections and MAE's decoder."""
+"""What trains beside an encoder or a denoiser and is thrown away after: projections, a decoder, an adversary."""
+
+import math
 
 import jax.numpy as jnp
 from einops import repeat
@@ -22,6 +24,10 @@ class Mlp(nn.Module):
     def __call__(self, z: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
         h = nn.relu(nn.LayerNorm(name="norm")(nn.Dense(self.hidden, name="in")(z)))
         return nn.Dense(self.dim, name="out")(h)
+
+    def flops(self, entries: int) -> int:
+        """Operations of a forward pass on so many numbers, a multiply-add counted as two."""
+        return 2 * self.hidden * (entries + self.dim)
 
 
 class MaskedDecoder(Trunk):
@@ -56,3 +62,22 @@ class MaskedDecoder(Trunk):
         x = self.blocks(x, self.time(t))[-1]
         x = nn.LayerNorm(dtype=self.dtype, name="last_norm")(x)
         return nn.Dense(self.entries, dtype=self.dtype, name="pixels")(x).astype(jnp.float32)
+
+    def flops(self, image_shape: tuple[int, int, int], visible: int, width: int) -> int:
+        """Operations of a forward pass on so many visible tokens of this width, a multiply-add counted as two."""
+        blocks = self.block_flops(math.prod(self.grid)) + self.patch_flops(image_shape)
+        return blocks + 2 * visible * width * self.width
+
+
+class Adversary(nn.Module):
+    """Logits [bins] over equal slices of t, a law of t; all alike at initialisation.
+
+    After the ICLR 2022 version of Mittal et al., arXiv 2105.14257, where an adversary raises the loss through the law
+    of t.
+    """
+
+    bins: int = 20
+
+    @nn.compact
+    def __call__(self) -> Float[Array, " bins"]:
+        return self.param("logits", nn.initializers.zeros, (self.bins,))

@@ -46,6 +46,17 @@ class Denoiser(Trunk):
         image = patches.join(x, xt.shape, self.patch)
         return image.astype(jnp.float32), features
 
+    def flops(self, image_shape: tuple[int, int, int], code_dim: int | None) -> int:
+        """Operations of a forward pass on one image, a multiply-add counted as two.
+
+        Args:
+          image_shape: (height, width, channel). code_dim: entries of z, or None where it is told none.
+        """
+        dim = self.width
+        blocks = self.block_flops(patches.tokens(image_shape, self.patch))
+        told = 0 if code_dim is None else 2 * (code_dim * dim + dim * dim)
+        return blocks + 2 * self.patch_flops(image_shape) + 2 * dim * 2 * dim + told
+
 
 def code_scale(dim: int, sphere: bool) -> float:
     """A unit vector of `dim` entries has entries of variance 1 / dim; a code off the sphere is left as it is."""

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from ddm_embed.models.layers import TimeEmbedding, Tokens, Trunk
+from ddm_embed.models import patches
+from ddm_embed.models.architecture import Architecture, Code, Sizes
+from ddm_embed.models.layers import FREQUENCIES, TimeEmbedding, Tokens, Trunk
 
 
 class Embedding(NamedTuple):
@@ -60,6 +62,22 @@ class Encoder(Trunk):
         z, log_variance = read_code(pooled, self.dim, self.sphere, self.gaussian)
         return Embedding(z, tokens, log_variance)
 
+    def flops(self, image_shape: tuple[int, int, int], visible: int | None = None) -> int:
+        """Operations of a forward pass on one image, a multiply-add counted as two; to the last block alone where so
+        many tokens are visible."""
+        blocks = self.patch_flops(image_shape)
+        if visible is not None:
+            return blocks + self.block_flops(visible)
+        code = 2 * self.width * self.dim * (2 if self.gaussian else 1)
+        return blocks + self.block_flops(patches.tokens(image_shape, self.patch)) + code
+
+
+def _make(name: str, depth: int | None, code: Code, sizes: Sizes) -> Encoder:
+    return Encoder(depth=depth or sizes.depth, **code._asdict(), **sizes.trunk())
+
+
+TRANSFORMER = Architecture(form="transformer", takes=lambda name: name == "transformer", make=_make, masks=True)
+
 
 class Predictor(nn.Module):
     """z_t -> a guess of the target's z_s, s < t: a two-layer MLP, as BYOL's (Grill et al. 2020, arXiv 2006.07733)."""
@@ -71,6 +89,9 @@ class Predictor(nn.Module):
     def __call__(self, z: Float[Array, "batch dim"], t: Float[Array, " batch"]) -> Float[Array, "batch dim"]:
         h = nn.Dense(self.hidden, name="in")(z) + TimeEmbedding(self.hidden, jnp.float32, name="time")(t)
         return nn.Dense(self.dim, name="out")(nn.gelu(nn.LayerNorm(name="norm")(h)))
+
+    def flops(self) -> int:
+        return 2 * self.hidden * (2 * self.dim + FREQUENCIES + self.hidden)
 
 
 def read_code(

@@ -27,6 +27,8 @@ REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
+FREQUENCIES = 256  # sines and cosines of a noise level
+
 _xavier = nn.initializers.xavier_uniform()
 _small = nn.initializers.normal(0.02)
 
@@ -91,6 +93,19 @@ class Trunk(nn.Module):
     def time(self, t: Float[Array, " batch"]) -> Condition:
         return TimeEmbedding(self.width, self.dtype, name="time")(t)
 
+    def patch_flops(self, image_shape: tuple[int, int, int]) -> int:
+        """Operations between an image's pixels and its tokens, one way; a multiply-add counts as two."""
+        return 2 * patches.tokens(image_shape, self.patch) * self.width * patches.entries(image_shape, self.patch)
+
+    def block_flops(self, tokens: int) -> int:
+        """Operations of all blocks on so many tokens, and of the embedding of the noise level."""
+        dim = self.width
+        time = 2 * (FREQUENCIES * dim + dim * dim)
+        projections = 2 * tokens * dim * dim * (4 + 2 * self.mlp_ratio)
+        attention = 2 * 2 * tokens * tokens * dim
+        modulation = 2 * dim * 6 * dim
+        return round(time + self.depth * (projections + attention + modulation))
+
 
 class _Layer(nn.Module):
     """A block as the body of a scan: its output is both what the next one takes and what is kept."""
@@ -113,7 +128,7 @@ class TimeEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, t: Float[Array, " batch"]) -> Condition:
-        half = 128
+        half = FREQUENCIES // 2
         frequency = jnp.exp(-math.log(10000) * jnp.arange(half, dtype=jnp.float32) / half)
         angle = 1000 * t.astype(jnp.float32)[:, None] * frequency
         x = jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)  # (B, 256)

@@ -45,3 +45,9 @@ def join(x: Float[Array, "batch token entry"], shape: Shape, patch: int) -> Floa
     height, width = sides(shape, patch)
     rows = grid(shape, patch)[0]
     return rearrange(x, "b (h w) (p q c) -> b (h p) (w q) c", h=rows, p=height, q=width)
+
+
+def describe(shape: Shape) -> str:
+    """Images of this shape in words, for messages."""
+    height, width = shape[-3:-1]
+    return f"sequences of {width} samples" if is_sequence(shape) else f"images of {height}x{width}"

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from ddm_embed.models.architecture import Architecture, Code, Sizes
 from ddm_embed.models.encoder import Embedding, read_code
-from ddm_embed.models.layers import Condition, TimeEmbedding
+from ddm_embed.models.layers import FREQUENCIES, Condition, TimeEmbedding
 
 Features = Float[Array, "batch height width channel"]
 
@@ -73,6 +74,30 @@ class WideResNet(nn.Module):
         z, log_variance = read_code(pooled, self.dim, self.sphere, self.gaussian)
         return Embedding(z, tuple(tokens), log_variance)
 
+    def flops(self, image_shape: tuple[int, int, int]) -> int:
+        """Operations of a forward pass on one image (height, width, channel), a multiply-add counted as two.
+
+        Counts the convolutions and matrix products and nothing else. Products with the zeros of the padding are
+        counted, as is usual; XLA's own analysis leaves them out, which tells for small images.
+
+        Raises:
+          ValueError: depth is not 6n + 4.
+        """
+        height, width, channels = image_shape
+        last = 64 * self.widening
+        total = 9 * channels * FIRST * height * width
+        before = FIRST
+        for after, first_stride in _groups(self.widening):
+            for block in range(_blocks(self.depth)):
+                stride = first_stride if block == 0 else 1
+                height, width = -(-height // stride), -(-width // stride)
+                shortcut = before * after if before != after or stride != 1 else 0
+                total += height * width * (9 * before * after + 9 * after * after + shortcut) + last * after
+                before = after
+        time = FREQUENCIES * last + last * last
+        head = last * self.dim * (2 if self.gaussian else 1)
+        return 2 * (total + time + head)
+
 
 class Block(nn.Module):
     """x + two 3x3 convolutions, each after a norm and a relu, with a bias made of the time between them."""
@@ -115,41 +140,22 @@ def _blocks(depth: int) -> int:
     return depth // 6
 
 
-def flops(image_shape: tuple[int, int, int], depth: int, widening: int, dim: int, gaussian: bool) -> int:
-    """Floating-point operations to carry one image forward, a multiply-add counted as two.
-
-    Counts the convolutions and matrix products and nothing else. Products with the zeros of the padding are counted, as
-    is usual; XLA's own analysis leaves them out, which tells for small images.
-
-    Args:
-      image_shape: (height, width, channel).
-
-    Raises:
-      ValueError: depth is not 6n + 4.
-    """
-    height, width, channels = image_shape
-    last = 64 * widening
-    total = 9 * channels * FIRST * height * width
-    before = FIRST
-    for after, first_stride in _groups(widening):
-        for block in range(_blocks(depth)):
-            stride = first_stride if block == 0 else 1
-            height, width = -(-height // stride), -(-width // stride)
-            shortcut = before * after if before != after or stride != 1 else 0
-            total += height * width * (9 * before * after + 9 * after * after + shortcut) + last * after
-            before = after
-    time = 256 * last + last * last
-    head = last * dim * (2 if gaussian else 1)
-    return 2 * (total + time + head)
-
-
-def parse(name: str) -> tuple[int, int]:
-    """ "wrn-28-2" -> (28, 2), the depth and the widening.
-
-    Raises:
-      ValueError: the name is not of that form.
-    """
+def parse(name: str) -> tuple[int, int] | None:
+    """ "wrn-28-2" -> (28, 2), the depth and the widening; None of a name that is not of that form."""
     match = re.fullmatch(r"wrn-([1-9][0-9]*)-([1-9][0-9]*)", name)
     if match is None or int(match[1]) < 10 or int(match[1]) % 6 != 4:
-        raise ValueError("is not wrn-DEPTH-WIDENING with DEPTH 6n + 4, such as wrn-28-2")
+        return None
     return int(match[1]), int(match[2])
+
+
+def _make(name: str, depth: int | None, code: Code, sizes: Sizes) -> WideResNet:
+    layers, widening = parse(name)
+    return WideResNet(depth=layers, widening=widening, dtype=sizes.dtype, **code._asdict())
+
+
+WIDE_RESNET = Architecture(
+    form="wrn-DEPTH-WIDENING with DEPTH 6n + 4, such as wrn-28-2",
+    takes=lambda name: parse(name) is not None,
+    make=_make,
+    channels=FIRST,
+)

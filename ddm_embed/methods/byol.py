@@ -1,0 +1,79 @@
+"""BYOL: one view of an image predicts the embedding of another (Grill et al. 2020, arXiv 2006.07733)."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+from ml_collections import ConfigDict
+
+from ddm_embed.diffusion.prediction import Image, Level
+from ddm_embed.methods import views
+from ddm_embed.methods.method import Method, Networks, Params, Parts, cosine, static
+from ddm_embed.methods.views import OtherView, build_projector, check_views, see_views
+from ddm_embed.models.auxiliary import Mlp
+from ddm_embed.models.build import Network
+
+
+class AgreementTerms(NamedTuple):
+    """agreement [batch]: cosine of what is predicted and the target, a mean over the two directions."""
+
+    agreement: Level
+
+
+@dataclasses.dataclass(frozen=True)
+class Byol:
+    """E [2 - 2 cos(q(p(E(x))), p'(E'(x')))] + the same with x and x' exchanged: Grill et al. 2020, arXiv 2006.07733,
+    eq. 2, where E' and p' have the parameters' moving average and take no gradient."""
+
+    def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int, logits: None = None) -> OtherView:
+        """A step's random numbers; see `method.Objective`."""
+        return OtherView(view)
+
+    def loss(
+        self, networks: Networks, params: Params, target_params: Params, x0: Image, draws: OtherView
+    ) -> tuple[Float[Array, ""], AgreementTerms]:
+        """The mean loss and its terms; see `method.Objective`."""
+
+        project, predict = networks.heads["projector"], networks.heads["predictor"]
+
+        def agreement(image: Image, other: Image) -> Float[Array, " batch"]:
+            guess = networks.heads["predictor"](
+                params, networks.heads["projector"](params, static(networks, params, image).z)
+            )
+            target = networks.heads["projector"](target_params, static(networks, target_params, other).z)
+            return cosine(guess, jax.lax.stop_gradient(target))
+
+        there, back = agreement(x0, draws.view), agreement(draws.view, x0)
+        return jnp.mean(4 - 2 * there - 2 * back), AgreementTerms((there + back) / 2)
+
+
+def build(config: ConfigDict, parts: Parts) -> dict[str, Network]:
+    entries = config.objective.projection
+    predictor = Mlp(config.objective.hidden, entries)
+    return build_projector(config, parts) | {"predictor": Network(predictor, ((entries,),), predictor.flops(entries))}
+
+
+def byol(c: ConfigDict) -> None:
+    """BYOL: Grill et al. 2020, arXiv 2006.07733, eq. 2.
+
+    L = E [2 - 2 cos(q(p(E(x))), p'(E'(x')))] + the same with the views x and x' exchanged; E' and p' have the moving
+    average of the parameters. It lives by its views: where
+    the config draws none, they are `crop`s here. Expect about what contrast between images gives, from smaller batches
+    too.
+    """
+    c.objective.name = "byol"
+    see_views(c)
+
+
+METHOD = Method(
+    name="byol",
+    objective=lambda config: Byol(),
+    card=lambda config: "BYOL: one view of an image predicts the embedding of another",
+    presets={"byol": byol},
+    fields=views.FIELDS,
+    check=check_views,
+    build=build,
+    passes=lambda config: {"encoder": 8, "projector": 8, "predictor": 6},
+)

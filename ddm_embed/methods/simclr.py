@@ -1,0 +1,100 @@
+"""SimCLR: two views of an image are to be alike, and unlike all others (Chen et al. 2020, arXiv 2002.05709)."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+from ml_collections import ConfigDict
+
+from ddm_embed.config import Field
+from ddm_embed.diffusion.prediction import Image, Level
+from ddm_embed.errors import UserError
+from ddm_embed.methods import views
+from ddm_embed.methods.method import Method, Networks, Params, Vector, static
+from ddm_embed.methods.views import OtherView, build_projector, check_views, see_views
+
+FIELDS = {"objective.temperature": Field(0.5, "of simclr's cosines", least=0.001)} | views.FIELDS
+
+
+class ContrastTerms(NamedTuple):
+    """accuracy [batch]: share of an image's two views whose nearest among all others is its partner."""
+
+    accuracy: Level
+
+
+@dataclasses.dataclass(frozen=True)
+class SimClr:
+    """NT-Xent over the whole batch: Chen et al. 2020, arXiv 2002.05709, eq. 1.
+
+    Attributes:
+      temperature: what cosines are divided by.
+    """
+
+    temperature: float = 0.5
+
+    def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int, logits: None = None) -> OtherView:
+        """A step's random numbers; see `method.Objective`."""
+        return OtherView(view)
+
+    def loss(
+        self, networks: Networks, params: Params, target_params: Params, x0: Image, draws: OtherView
+    ) -> tuple[Float[Array, ""], ContrastTerms]:
+        """The mean loss and its terms; see `method.Objective`. It is no sum over examples."""
+        a, b = (networks.heads["projector"](params, static(networks, params, image).z) for image in (x0, draws.view))
+        loss, accuracy = nt_xent(a, b, self.temperature)
+        return jnp.mean(loss), ContrastTerms(accuracy)
+
+
+def nt_xent(a: Vector, b: Vector, temperature: float) -> tuple[Level, Level]:
+    """(loss, accuracy), [batch] each, of pairs of rows among all rows of both: means over a pair's two directions.
+
+    l(i, j) = -log exp(cos(i, j) / temperature) / sum_{k != i} exp(cos(i, k) / temperature).
+    """
+    batch = len(a)
+    rows = jnp.concatenate([a, b]).astype(jnp.float32)
+    rows = rows * jax.lax.rsqrt(jnp.sum(rows**2, axis=-1, keepdims=True) + 1e-12)
+    similarity = jnp.matmul(rows, rows.T, precision="highest") / temperature
+    similarity = jnp.where(jnp.eye(2 * batch, dtype=bool), -jnp.inf, similarity)
+    partner = (jnp.arange(2 * batch) + batch) % (2 * batch)
+    positive = jnp.take_along_axis(similarity, partner[:, None], axis=1)[:, 0]
+    loss = jax.nn.logsumexp(similarity, axis=1) - positive
+    right = jnp.argmax(similarity, axis=1) == partner
+    return jnp.mean(loss.reshape(2, batch), axis=0), jnp.mean(right.reshape(2, batch), axis=0)
+
+
+def check(config: ConfigDict) -> None:
+    check_views(config)
+    if config.train.accumulate > 1:
+        raise UserError(
+            f"config.train.accumulate={config.train.accumulate} splits the batch, and config.objective.name=simclr "
+            "compares each image with all others in it; set config.train.accumulate=1"
+        )
+    if config.train.batch_size < 2:
+        raise UserError(
+            "config.train.batch_size=1: config.objective.name=simclr compares an image with others; use 2 or more"
+        )
+
+
+def simclr(c: ConfigDict) -> None:
+    """SimCLR: Chen et al. 2020, arXiv 2002.05709, eq. 1.
+
+    L = E -log exp(cos(p, p') / tau) / sum exp(cos(p, p_k) / tau), p and p' of two views of an image, p_k of all other
+    views in the batch, p = MLP(E(x0)), tau = 0.5 as in their runs on CIFAR-10. It lives by its views: where the config
+    draws none, they are `crop`s here. Expect much of data.augment=simclr on photographs, little of weak views.
+    """
+    c.objective.name = "simclr"
+    see_views(c)
+
+
+METHOD = Method(
+    name="simclr",
+    objective=lambda config: SimClr(config.objective.temperature),
+    card=lambda config: "SimCLR: two views of an image get like embeddings",
+    presets={"simclr": simclr},
+    fields=FIELDS,
+    check=check,
+    build=build_projector,
+    passes=lambda config: {"encoder": 6, "projector": 6},
+)
