@@ -3,8 +3,8 @@
 python -m ddm_embed.main --config configs/cifar10.py --config.data.data_dir=DIR
 """
 
+from ddm_embed import arms
 from ddm_embed import config as config_lib
-from ddm_embed.methods import presets as arms
 
 
 def get_config(arg=""):

@@ -3,8 +3,8 @@
 python -m ddm_embed.main --config configs/digits.py
 """
 
+from ddm_embed import arms
 from ddm_embed import config as config_lib
-from ddm_embed.methods import presets as arms
 
 
 def get_config(arg=""):

@@ -5,8 +5,8 @@ python -m ddm_embed.main --config configs/fashion_mnist.py --config.data.data_di
 Measured with seed 0 on two CPU cores, some ten minutes: test accuracy 0.8127 by ridge; pixels 0.8124.
 """
 
+from ddm_embed import arms
 from ddm_embed import config as config_lib
-from ddm_embed.methods import presets as arms
 
 
 def get_config(arg=""):

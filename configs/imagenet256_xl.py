@@ -6,8 +6,8 @@ Predicted by `python -m ddm_embed.preflight --config configs/imagenet256_xl.py -
 GiB a chip, 15,600 to 31,200 images/s on 256 chips of a v5e. Never trained: learning rate and schedule are untried.
 """
 
+from ddm_embed import arms
 from ddm_embed import config as config_lib
-from ddm_embed.methods import presets as arms
 
 
 def get_config(arg=""):

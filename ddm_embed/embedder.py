@@ -41,7 +41,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         denoiser_1; None, what the probe chose.
       config: fields that take the place of what the parameters below make of them, {"model.depth": 6}, or a whole
         config; not data.name, for the images are those that `fit` is given. arm: the method, one of
-        `ddm_embed.methods.presets.ARMS`. steps, batch_size: of the training. image_size: side that images of a folder
+        `ddm_embed.arms.ARMS`. steps, batch_size: of the training. image_size: side that images of a folder
         or a list are resized to. kind: "images" or "sequences", where an array could be either; "auto" decides by its
         axes. workdir: a run directory to train in, which resumes and stays; else a temporary one. value_range: black
         and white in arrays of floats. random_state: of the training.

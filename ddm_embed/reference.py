@@ -5,15 +5,13 @@
 writes `fields.tsv` beside this module: what the programs' `--help` says of fields without running what defines them.
 """
 
-import inspect
-import re
 import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
-LINE = re.compile(r"\s+(c|\w+)\.(\w+) = (.+?)  # (.+)")
 FIELDS = Path(__file__).with_name("fields.tsv")
 
 Row = tuple[str, str, str]  # field, default, what
@@ -23,16 +21,20 @@ def rows(make: Callable[[], ConfigDict]) -> list[Row]:
     """Each field of a config with its default and what it is.
 
     Args:
-      make: `config.default`, `config.probe_default` or `config.sample_default`; a line of it that sets a field ends in
-        two spaces and a comment.
+      make: `config.default`, `config.probe_default` or `config.sample_default`.
     """
-    found = []
-    for match in filter(None, map(LINE.fullmatch, inspect.getsource(make).splitlines())):
-        room, field, value, comment = match.groups()
-        placeholder = re.fullmatch(r"placeholder\((\w+)\)", value)
-        value = f"none ({placeholder.group(1)})" if placeholder else value
-        found.append((field if room == "c" else f"{room}.{field}", value, comment))
-    return found
+    from ddm_embed import config
+
+    fields = {config.default: config.run_fields, config.probe_default: lambda: config.PROBE}
+    fields = fields.get(make, lambda: config.SAMPLE)()
+    return [(name, shown(field.default), field.what) for name, field in fields.items()]
+
+
+def shown(default: Any) -> str:
+    """A default as it is typed."""
+    if isinstance(default, type):
+        return f"none ({default.__name__})"
+    return f'"{default}"' if isinstance(default, str) else str(default)
 
 
 def table(make: Callable[[], ConfigDict]) -> str:

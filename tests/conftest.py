@@ -58,6 +58,15 @@ def tiny_config(**changes):
     return c
 
 
+def tiny_models(image_shape, method="diffusion", classes=None, **changes):
+    """The networks of a tiny config under a method, for images (height, width, channel)."""
+    from ddm_embed.methods.build import make_models
+
+    if method != "diffusion":
+        changes = {"embedding.timed": False, "embedding.sphere": False, "embedding.gaussian": method == "vae"} | changes
+    return make_models(tiny_config(**{"objective.name": method} | changes), image_shape, classes=classes)
+
+
 def flags_of(config):
     """The command-line flags that turn configs/digits.py into this config."""
     base = config_lib.flatten(config_lib.default())

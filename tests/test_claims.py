@@ -14,7 +14,7 @@ import pytest
 from conftest import tiny_config
 
 from ddm_embed.diffusion import prediction as p
-from ddm_embed.methods import system
+from ddm_embed.methods.build import make_models, make_networks, make_objective
 
 pytestmark = pytest.mark.slow  # each trains a model for some seconds
 
@@ -41,8 +41,8 @@ def train(draw, steps=800, **changes):
     config = tiny_config(**{"model.variant": "Ti/1", "model.width": 32, "embedding.dim": 2, "embedding.sphere": False})
     config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
     shape = draw(jax.random.key(0), 1).shape[1:]
-    models = system.make_models(config, shape)
-    networks, objective = system.make_networks(models, config), system.make_objective(config)
+    models = make_models(config, shape)
+    networks, objective = make_networks(models, config), make_objective(config)
     optimizer = optax.adam(optax.cosine_decay_schedule(5e-3, steps))
 
     @jax.jit

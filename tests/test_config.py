@@ -3,9 +3,9 @@ import json
 import pytest
 from conftest import ROOT, tiny_config
 
+from ddm_embed import arms
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
-from ddm_embed.methods import presets as arms
 from ddm_embed.validate import mesh_shape, validate, validate_against, validate_probe
 
 

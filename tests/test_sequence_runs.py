@@ -8,19 +8,18 @@ import jax.numpy as jnp
 import make_signals
 import numpy as np
 import pytest
-from conftest import flags_of, run_program, tiny_config
+from conftest import flags_of, run_program, tiny_config, tiny_models
 from PIL import Image
 from scipy.signal import chirp, spectrogram
 from sklearn.linear_model import Ridge
 
+from ddm_embed import arms
 from ddm_embed import config as config_lib
 from ddm_embed.data.sources import open_source
 from ddm_embed.data.types import read_all
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import open_run
-from ddm_embed.methods import presets as arms
-from ddm_embed.methods import system
-from ddm_embed.models import build
+from ddm_embed.methods.build import make_models, make_networks, make_objective
 from ddm_embed.models.layers import positions
 from ddm_embed.models.patches import cut, entries, grid, join, sides, tokens
 from ddm_embed.preflight.compiled import estimate, here
@@ -76,14 +75,10 @@ def test_patches_of_images_are_as_they_were():
 
 def test_the_operations_of_a_sequence_are_those_of_an_image_of_as_many_patches():
     """64 samples in runs of 16 are 4 patches of 16 numbers, as are 8x8 pixels in squares of 4x4."""
-    sizes = dict(embedding_dim=32, width=32, depth=2, heads=2)
-    sequence = build.build(variant="Ti/16", image_shape=(1, 64, 3), **sizes)
-    image = build.build(variant="Ti/4", image_shape=(8, 8, 3), **sizes)
-    assert sequence.forward_flops() == image.forward_flops()
-    masked = dict(objective="mae", visible=2, **sizes)
-    sequence = build.build(variant="Ti/16", image_shape=(1, 64, 3), **masked)
-    image = build.build(variant="Ti/4", image_shape=(8, 8, 3), **masked)
-    assert sequence.forward_flops() == image.forward_flops()
+    for method in ("diffusion", "mae"):
+        sequence = tiny_models((1, 64, 3), method, **{"model.variant": "Ti/16"})
+        image = tiny_models((8, 8, 3), method)
+        assert sequence.forward_flops() == image.forward_flops()
 
 
 QUICK = ("mae",)
@@ -98,16 +93,16 @@ def test_every_arm_has_a_finite_loss_and_gradient_on_sequences(arm):
         config.model.encoder = "wrn-10-1"  # its 3x3 kernels see one row: a convolution in time
     else:
         arms.apply(arm, config)
-    objective = system.make_objective(config)
+    objective = make_objective(config)
     shape = (1, 24, 2)
-    models = system.make_models(config, shape, classes=3)
+    models = make_models(config, shape, classes=3)
     params = models.init(jax.random.key(0))
     x0 = jax.random.normal(jax.random.key(1), (4, *shape))
     if objective is None:
         return
-    networks = system.make_networks(models, config)
-    label = [jnp.arange(4) % 3] if arm == "supervised" else []
-    draws = objective.draw(jax.random.key(2), x0, x0[:, :, ::-1], config.embedding.dim, None, *label)
+    networks = make_networks(models, config)
+    label = {"label": jnp.arange(4) % 3} if arm == "supervised" else {}
+    draws = objective.draw(jax.random.key(2), x0, x0[:, :, ::-1], config.embedding.dim, **label)
     value, grads = jax.jit(jax.value_and_grad(lambda p: objective.loss(networks, p, params, x0, draws)[0]))(params)
     assert np.isfinite(value) and all(np.all(np.isfinite(g)) for g in jax.tree.leaves(grads))
     assert any(np.any(g != 0) for g in jax.tree.leaves(grads))

@@ -1,4 +1,4 @@
-"""The classes of the training images, for the one method that is told them."""
+"""The classes of the training images, for a method that is told them."""
 
 from typing import NamedTuple
 
@@ -16,21 +16,21 @@ class Labels(NamedTuple):
     values: tuple[int, ...]
 
 
-def read(source: Source) -> Labels:
-    """The training images' labels; a dataset's may start anywhere and leave numbers out.
+def read(source: Source, method: str) -> Labels:
+    """The training images' labels, for the method of this name; a dataset's may start anywhere and leave numbers out.
 
     Raises:
       UserError: the dataset has no labels, or one class.
     """
     if source.train.read_labels is None:
         raise UserError(
-            f"config.objective.name=supervised: {source.name} has no labels to learn; use a labelled dataset or "
+            f"config.objective.name={method}: {source.name} has no labels to learn; use a labelled dataset or "
             "another config.objective.name"
         )
     values, index = np.unique(source.train.read_labels(), return_inverse=True)
     if len(values) < 2:
         raise UserError(
-            f"config.objective.name=supervised: every training image of {source.name} is of class {values[0]}; use a "
+            f"config.objective.name={method}: every training image of {source.name} is of class {values[0]}; use a "
             "dataset of two classes or more, or another config.objective.name"
         )
     return Labels(index.astype(np.int32), tuple(values.tolist()))

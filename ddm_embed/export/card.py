@@ -5,24 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 
+from ddm_embed import methods
 from ddm_embed.compare.runs import Result
 from ddm_embed.export.measured import Measured, held_out, own_and_baselines, spread
 from ddm_embed.features.choice import Choice
 from ddm_embed.features.run import Run
-from ddm_embed.methods.system import DIFFUSION, SUPERVISED, UNTRAINED
-
-METHODS = {
-    DIFFUSION: "self-conditional diffusion, after [arXiv 2505.05732](https://arxiv.org/abs/2505.05732): a denoiser is "
-    "told an embedding of the image that it denoises",
-    "autoencoder": "an autoencoder: the image is made again from its embedding alone",
-    "vae": "a variational autoencoder",
-    "simclr": "SimCLR: two views of an image get like embeddings",
-    "byol": "BYOL: one view of an image predicts the embedding of another",
-    "mae": "a masked autoencoder: patches are predicted from the other patches",
-    SUPERVISED: "a classifier: **trained with the labels of its images**",
-    UNTRAINED: "none: **parameters as they were initialised, not trained**",
-}
-PLAIN = "a plain diffusion model without an encoder; its denoiser's blocks are read"
 
 CARD = Template("""---
 license: $license
@@ -114,7 +101,7 @@ def card(frozen: Run, choice: Choice, dim: int, documents: Documents, license_na
         name=frozen.config.name,
         kind="sequences" if sequences else "images",
         levels="" if timeless else f", at any noise level t between 0 (the clean {one}) and 1 (noise)",
-        tags="\n".join(f"- {tag}" for tag in _tags(frozen.config.objective.name)),
+        tags="\n".join(f"- {tag}" for tag in ("jax", "flax", "embeddings", *methods.of(frozen.config).tags)),
         facts=_rows(_facts(frozen, choice, dim, documents.data, documents.versions)),
         argument="sequences" if sequences else "images",
         file="sequences.npy" if sequences else "images.npy",
@@ -136,19 +123,11 @@ STANDARDISE = (
 )
 
 
-def _tags(objective: str) -> list[str]:
-    learned = [] if objective in (SUPERVISED, UNTRAINED) else ["self-supervised-learning"]
-    return ["jax", "flax", "embeddings", *(["diffusion"] if objective == DIFFUSION else []), *learned]
-
-
 def _facts(
     frozen: Run, choice: Choice, dim: int, data: dict[str, Any], versions: dict[str, Any]
 ) -> list[tuple[str, str]]:
     config, (height, width, channel) = frozen.config, frozen.image_shape
     entries = sum(leaf.size for leaf in jax.tree.leaves(frozen.params))
-    method = METHODS[config.objective.name]
-    if config.objective.name == DIFFUSION and config.embedding.input == "none":
-        method = PLAIN
     if frozen.scale is not None:
         takes = f"sequences of {width} samples and {channel} channel{'s' * (channel > 1)}"
     else:
@@ -158,7 +137,7 @@ def _facts(
         ("gives", f"`{choice.feature}`, {dim} float32 numbers, at t = {choice.t:g} unless another is asked for"),
         ("chosen by", choice.by),
         ("other features", f"with `ddm_embed`: {', '.join(f'`{name}`' for name in frozen.names)}"),
-        ("method", method),
+        ("method", methods.of(config).card(config)),
         ("trained on", f"{data.get('train_images', 'an unknown number')} {dataset(config.data.name)}"),
         ("trained for", f"{frozen.step} steps of {config.train.batch_size}, seed {config.train.seed}"),
         ("on", _machine(versions)),

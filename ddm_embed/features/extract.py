@@ -16,12 +16,13 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from ddm_embed import methods
 from ddm_embed.data.augment import to_float
 from ddm_embed.diffusion import prediction as prediction_lib
 from ddm_embed.diffusion.prediction import Image
 from ddm_embed.diffusion.process import Process
 from ddm_embed.features.bank import Bank, Filling
-from ddm_embed.methods.diffusion import Networks
+from ddm_embed.methods.method import Networks
 from ddm_embed.parallel import distributed
 from ddm_embed.parallel.mesh import BATCH_AXES
 
@@ -35,8 +36,8 @@ IN_FLIGHT = 2  # batches handed to the devices ahead of the one whose result is 
 
 
 def sees_clean(config: ConfigDict) -> bool:
-    """Whether the encoder of a run sees the image itself at every t, and not x_t; of `view`, the noised image."""
-    return config.embedding.input == "x0"
+    """Whether the encoder of a run sees the image itself at every t, and not x_t."""
+    return not methods.of(config).sees_noise(config)
 
 
 def is_noiseless(config: ConfigDict, feature: str) -> bool:
@@ -49,20 +50,20 @@ def is_static(config: ConfigDict, feature: str) -> bool:
     return is_noiseless(config, feature) and not config.embedding.timed
 
 
-def make_features(networks: Networks, process: Process, clean: bool) -> FeaturesOf:
+def make_features(networks: Networks, process: Process | None, clean: bool) -> FeaturesOf:
     """A function (params, x0, eps, t) -> {name: float32 [batch, dim]}, differentiable in params and t.
 
     Names are `z`, `encoder_1` ... `encoder_L`, `denoiser_1` ... `denoiser_L`, counted from the input.
 
     Args:
-      networks: the run's networks. process: its forward process. clean: what the encoder sees, of `sees_clean`.
+      networks: the run's networks. process: its forward process, None of a method without noise levels. clean: what the encoder sees, of `sees_clean`.
 
     The function's: x0 [batch, height, width, channel] in [-1, 1], eps like x0, one t for all.
     """
 
     def features_of(params, x0, eps, t):
         level = jnp.full(x0.shape[:1], t)
-        xt = prediction_lib.noised(x0, eps, *process.marginal(level))
+        xt = x0 if process is None else prediction_lib.noised(x0, eps, *process.marginal(level))
         features, z = {}, None
         if networks.encode is not None:
             embedding = networks.encode(params, x0 if clean else xt, level)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Shaped
 from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
+from ddm_embed import methods
 from ddm_embed.data.augment import to_float
 from ddm_embed.data.sequences import Scale
 from ddm_embed.data.types import Stored
@@ -32,9 +33,8 @@ from ddm_embed.features.extract import (
     make_features,
     sees_clean,
 )  # fmt: skip
-from ddm_embed.methods import networks as baseline_networks
-from ddm_embed.methods import system
-from ddm_embed.methods.diffusion import Networks, Objective
+from ddm_embed.methods.build import make_models, make_networks, make_objective
+from ddm_embed.methods.method import Networks, Objective
 from ddm_embed.models import patches
 from ddm_embed.models.build import Models
 from ddm_embed.parallel.mesh import BATCH_AXES, make_mesh
@@ -125,19 +125,21 @@ class Run:
 
     @cached_property
     def models(self) -> Models:
-        return system.make_models(self.config, self.image_shape, classes=self.classes)
+        return make_models(self.config, self.image_shape, classes=self.classes)
 
     @cached_property
-    def networks(self) -> Networks | baseline_networks.Networks:
-        return system.make_networks(self.models, self.config)
+    def networks(self) -> Networks:
+        return make_networks(self.models, self.config)
 
     @cached_property
-    def objective(self) -> Objective | system.Baseline | None:
-        return system.make_objective(self.config)
+    def objective(self) -> Objective | None:
+        return make_objective(self.config)
 
     @cached_property
-    def process(self) -> Process:
-        return system.make_process(self.config)
+    def process(self) -> Process | None:
+        """The forward process; None of a method that knows no noise levels."""
+        method = methods.of(self.config)
+        return method.process(self.config) if method.process else None
 
     @cached_property
     def features_of(self) -> FeaturesOf:
@@ -195,10 +197,8 @@ class Run:
         check_feature(feature, self.names)
         features_of = self.features_of
         if platform is not None:
-            models = system.make_models(self.config, self.image_shape, platform, self.classes)
-            features_of = make_features(
-                system.make_networks(models, self.config), self.process, sees_clean(self.config)
-            )
+            models = make_models(self.config, self.image_shape, platform, self.classes)
+            features_of = make_features(make_networks(models, self.config), self.process, sees_clean(self.config))
 
         def program(params, image, t):
             x0 = to_float(image)  # (B, H, W, C)
@@ -311,12 +311,12 @@ def open_run(workdir: Path, config: ConfigDict | None = None) -> Run:
     validate(config)
     data = directory.read_data()
     classes = None
-    if config.objective.name == system.SUPERVISED:
+    if methods.of(config).reads_labels:
         classes = len(directory.read_classes())
     image_shape = tuple(data["image_shape"])
     scale = Scale.from_json(data["scale"]) if data.get("scale") else None
     mesh = local_mesh()
-    models = system.make_models(config, image_shape, classes=classes)
+    models = make_models(config, image_shape, classes=classes)
     whole, shapes = NamedSharding(mesh, P()), jax.eval_shape(models.init, jax.random.key(0))
     abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), shapes)
     step, params = restore_ema(workdir, abstract)

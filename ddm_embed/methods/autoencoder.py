@@ -52,7 +52,7 @@ class Autoencoder:
 
     beta: float = 1.0
 
-    def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int, logits: None = None) -> CodeNoise:
+    def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int) -> CodeNoise:
         """A step's random numbers; see `method.Objective`."""
         return CodeNoise(jax.random.normal(key, (len(x0), dim)))
 

@@ -27,7 +27,7 @@ class Byol:
     """E [2 - 2 cos(q(p(E(x))), p'(E'(x')))] + the same with x and x' exchanged: Grill et al. 2020, arXiv 2006.07733,
     eq. 2, where E' and p' have the parameters' moving average and take no gradient."""
 
-    def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int, logits: None = None) -> OtherView:
+    def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int) -> OtherView:
         """A step's random numbers; see `method.Objective`."""
         return OtherView(view)
 
@@ -35,14 +35,11 @@ class Byol:
         self, networks: Networks, params: Params, target_params: Params, x0: Image, draws: OtherView
     ) -> tuple[Float[Array, ""], AgreementTerms]:
         """The mean loss and its terms; see `method.Objective`."""
-
         project, predict = networks.heads["projector"], networks.heads["predictor"]
 
         def agreement(image: Image, other: Image) -> Float[Array, " batch"]:
-            guess = networks.heads["predictor"](
-                params, networks.heads["projector"](params, static(networks, params, image).z)
-            )
-            target = networks.heads["projector"](target_params, static(networks, target_params, other).z)
+            guess = predict(params, project(params, static(networks, params, image).z))
+            target = project(target_params, static(networks, target_params, other).z)
             return cosine(guess, jax.lax.stop_gradient(target))
 
         there, back = agreement(x0, draws.view), agreement(draws.view, x0)

@@ -423,7 +423,7 @@ def make_networks(models: Models, config: ConfigDict, place: Place | None = None
         return functions["encoder"](params, image, told)
 
     heads = {name: function for name, function in functions.items() if name not in ("encoder", "denoiser")}
-    return Networks(encode if models.encoder else None, denoise, heads)
+    return Networks(denoise, encode if models.encoder else None, heads)
 
 
 def sees_noise(config: ConfigDict) -> bool:

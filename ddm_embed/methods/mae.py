@@ -49,7 +49,7 @@ class MaskedAutoencoder:
     mask_share: float = 0.75
     normalise: bool = True
 
-    def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int, logits: None = None) -> Mask:
+    def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int) -> Mask:
         """A step's random numbers; see `method.Objective`."""
         places = len(x0), patches.tokens(x0.shape, self.patch)
         return Mask(jnp.argsort(jax.random.uniform(key, places), axis=1))

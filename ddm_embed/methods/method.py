@@ -29,14 +29,14 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 class Networks(NamedTuple):
     """A run's networks as functions of parameters: what losses, probes and samplers call.
 
+    denoise(params, x_t, t, z [batch, dim] or None) -> (prediction like x_t, tokens of each block); None without.
     encode(params, image, t [batch]) -> an embedding: z [batch, dim], tokens of each layer, log_variance [batch, dim] or
       None; None of a run without an encoder.
-    denoise(params, x_t, t, z [batch, dim] or None) -> (prediction like x_t, tokens of each block); None without.
     heads: what else a method trains, by name: (params, ...) -> an array.
     """
 
-    encode: Callable[..., Any] | None = None
     denoise: Callable[..., tuple[Image, Any]] | None = None
+    encode: Callable[..., Any] | None = None
     heads: Mapping[str, Callable[..., Any]] = NOTHING
 
 
@@ -128,7 +128,11 @@ def plain_networks(models: Models, config: ConfigDict, place: Place | None = Non
     modules = {name: placed(network.module, place) for name, network in models.networks.items()}
     heads = {name: apply_of(name, module) for name, module in modules.items() if name != "encoder"}
     encoder = apply_of("encoder", modules["encoder"])
-    return Networks(lambda params, image, t, *seen: encoder(params, image, jnp.zeros_like(t), *seen), None, heads)
+
+    def encode(params, image, t, *visible):
+        return encoder(params, image, jnp.zeros_like(t), *visible)
+
+    return Networks(encode=encode, heads=heads)
 
 
 def placed(module: nn.Module, place: Place | None) -> nn.Module:
@@ -167,8 +171,8 @@ class Method:
     name: str
     objective: Callable[[ConfigDict], Objective] | None
     card: Callable[[ConfigDict], str]
-    presets: Mapping[str, Preset] = NOTHING
-    fields: Mapping[str, Field] = NOTHING
+    presets: Mapping[str, Preset] = dataclasses.field(default_factory=dict)
+    fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
     check: Callable[[ConfigDict], None] = check_without_noise
     check_images: Callable[[ConfigDict, Shape], None] = no_check
     build: Callable[[ConfigDict, Parts], Mapping[str, Network]] = no_networks

@@ -34,7 +34,7 @@ class SimClr:
 
     temperature: float = 0.5
 
-    def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int, logits: None = None) -> OtherView:
+    def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int) -> OtherView:
         """A step's random numbers; see `method.Objective`."""
         return OtherView(view)
 

@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ddm_embed import methods
 from ddm_embed.errors import UserError
-from ddm_embed.methods import system
+from ddm_embed.methods.build import make_models
 from ddm_embed.models.patches import is_sequence
 from ddm_embed.parallel import chips as chips_lib
 from ddm_embed.parallel.chips import Chip
@@ -157,16 +158,17 @@ def estimate(config: ConfigDict, image_shape: tuple[int, int, int], machine: Mac
     Raises:
       UserError: the config does not suit the images or the number of chips.
     """
-    if config.objective.name == system.UNTRAINED:
-        raise UserError("config.objective.name=none trains nothing: there is no step to compile")
+    method = methods.of(config)
+    if not method.trains:
+        raise UserError(f"config.objective.name={method.name} trains nothing: there is no step to compile")
     devices = machine.devices
     validate_against(config, image_shape, len(devices), machine.platform)
     shape = mesh_shape(config, len(devices))
     mesh = make_mesh(*shape, devices=devices)
-    models, optimizer = system.make_models(config, image_shape, machine.platform, CLASSES), make_optimizer(config)
+    models, optimizer = make_models(config, image_shape, machine.platform, CLASSES), make_optimizer(config)
     shapes = abstract(config, models, optimizer, mesh)
     state = state_of(shapes)
-    per_image = train_flops(models.forward_flops(), system.passes(config))
+    per_image = train_flops(models.forward_flops(), method.passes(config))
     memory = machine.chip.memory if machine.chip else _memory_of(machine)
     known = Estimate(
         machine=machine.name,

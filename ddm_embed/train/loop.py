@@ -24,12 +24,13 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ddm_embed import config as config_lib
+from ddm_embed import methods
 from ddm_embed.data import labels as labels_lib
 from ddm_embed.data import pipeline
 from ddm_embed.data.pipeline import Batch
 from ddm_embed.data.sources import open_source
 from ddm_embed.data.types import Images, Source
-from ddm_embed.methods import system
+from ddm_embed.methods.build import make_models, make_networks, make_objective
 from ddm_embed.models.build import Models
 from ddm_embed.parallel import distributed
 from ddm_embed.parallel.mesh import BATCH_AXES, by_example, make_mesh
@@ -86,13 +87,14 @@ def train_in(config: ConfigDict, workdir: Path, data: Source) -> Outcome:
         jax.devices()[0].device_kind,
     )  # fmt: skip
 
-    labels = None
-    if config.objective.name == system.SUPERVISED:
+    method, labels = methods.of(config), None
+    if method.reads_labels:
         with distributed.together():
-            labels = labels_lib.read(data)
+            labels = labels_lib.read(data, method.name)
         distributed.from_lead(lambda: RunDirectory(workdir).note_classes(labels.values))
-        logger.warning("config.objective.name=supervised reads the labels of all %d training images", len(data.train))
-    models = system.make_models(config, data.image_shape, classes=labels and len(labels.values))
+        number = len(data.train)
+        logger.warning("config.objective.name=%s reads the labels of all %d training images", method.name, number)
+    models = make_models(config, data.image_shape, classes=labels and len(labels.values))
     optimizer = make_optimizer(config)
     init = make_init(models, optimizer, config.train.seed)
     abstract = abstract_state(init, optimizer, mesh)
@@ -103,12 +105,12 @@ def train_in(config: ConfigDict, workdir: Path, data: Source) -> Outcome:
         if state is None:
             distributed.from_lead(lambda: list_parameters(abstract.params, workdir))
             state = create(init, abstract)
-        elif config.objective.name == system.UNTRAINED:
+        elif not method.trains:
             return Outcome(0, finished=True, nothing_to_do=True)
         distributed.progress()
-        if config.objective.name == system.UNTRAINED:
+        if not method.trains:
             checkpoints.save(0, state, config_lib.to_json(config))
-            logger.info("config.objective.name=none trains nothing: the initialisation is saved as step 0")
+            logger.info("config.objective.name=%s trains nothing: the initialisation is saved as step 0", method.name)
             return Outcome(0, finished=True)
         start = int(state.step)
         if start >= config.train.steps:
@@ -184,11 +186,12 @@ def compile_step(
 
     `dtype` is that of the images as they are stored: float32 of sequences.
     """
-    objective, networks = system.make_objective(config), system.make_networks(models, config, by_example(mesh))
-    step = make_train_step(config, objective, networks, optimizer, mesh, shardings_of(abstract))
+    method, objective = methods.of(config), make_objective(config)
+    networks = make_networks(models, config, by_example(mesh))
+    step = make_train_step(config, method, objective, networks, optimizer, mesh, shardings_of(abstract))
     size, split = config.train.batch_size, NamedSharding(mesh, P(BATCH_AXES))
     batch = {"image": jax.ShapeDtypeStruct((size, *models.image_shape), dtype, sharding=split)}
-    if models.classifier is not None:
+    if method.reads_labels:
         batch["label"] = jax.ShapeDtypeStruct((size,), jnp.int32, sharding=split)
     begin = time.perf_counter()
     with distributed.unhurried():
@@ -215,14 +218,14 @@ def open_progress(
     shown = images[np.arange(min(picture.IMAGES, images.shape[0]))]
     denoise = None
     if models.denoiser is not None:
-        objective, networks = system.make_objective(config), system.make_networks(models, config)
+        objective, networks = make_objective(config), make_networks(models, config)
         denoise = picture.make_denoise(objective, networks, mesh)
     return Progress(
         config,
         workdir,
         start,
         schedule=make_schedule(config),
-        flops_per_image=train_flops(models.forward_flops(), system.passes(config)),
+        flops_per_image=train_flops(models.forward_flops(), methods.of(config).passes(config)),
         denoise=denoise,
         images=jax.device_put(shown, NamedSharding(mesh, P())),
     )

@@ -14,7 +14,6 @@ from clu import metrics as clu_metrics
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from ddm_embed.methods.diffusion import Terms
 from ddm_embed.parallel import chips
 
 LEVELS = 5  # equal slices of t for which the loss is logged apart
@@ -59,14 +58,14 @@ class StepMetrics:
     def of_step(
         cls, step: Int[Array, ""], loss: Float[Array, ""], terms: NamedTuple, grad_norm: Float[Array, ""]
     ) -> "StepMetrics":
-        """Of one step; `terms` are arrays [batch], of diffusion `objective.Terms`."""
+        """Of one step; `terms` are arrays [batch], those of `BY_LEVEL` where there are noise levels."""
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         mean = clu_metrics.Average.from_model_output
         return cls(
             loss=mean(loss),
             terms={name: mean(value) for name, value in terms._asdict().items() if name not in BY_LEVEL},
             grad_norm=mean(grad_norm),
-            levels=LevelMean.of(terms.denoising, terms.t) if isinstance(terms, Terms) else None,
+            levels=LevelMean.of(terms.denoising, terms.t) if set(BY_LEVEL) <= set(terms._fields) else None,
             nonfinite_step=jnp.where(finite, NEVER, step),
         )
 
@@ -111,6 +110,6 @@ def peak_flops(device: jax.Device, clock: Callable[[], float] = time.perf_counte
 
 
 def train_flops(forward: dict[str, int], passes: dict[str, int]) -> int:
-    """Operations of training on one image: of each network's forward pass, times what `system.passes` counts, else 3,
+    """Operations of training on one image: of each network's forward pass, times what `Method.passes` counts, else 3,
     a pass forward and twice that backward (Kaplan et al. 2020, arXiv 2001.08361, sec. 2.1)."""
     return sum(flops * passes.get(name, 3) for name, flops in forward.items())

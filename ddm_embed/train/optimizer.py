@@ -1,5 +1,6 @@
 """AdamW with warm-up, cosine decay and clipping, and the parameters' moving average."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
 from ml_collections import ConfigDict
+
+from ddm_embed import methods
 
 
 def make_schedule(config: ConfigDict) -> optax.Schedule:
@@ -28,14 +31,14 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     if not c.clip_norm:
         return adamw
     clip = optax.clip_by_global_norm(c.clip_norm)
-    if config.diffusion.timesteps == "adversarial":  # its gradient is no part of the networks' norm
-        clip = optax.masked(clip, networks_alone)
+    if apart := methods.of(config).apart(config):
+        clip = optax.masked(clip, partial(counted, apart=apart))
     return optax.chain(clip, adamw)
 
 
-def networks_alone(params: dict[str, Any]) -> dict[str, bool]:
-    """Which of the trees in a run's parameters are networks: all but the adversary's."""
-    return {name: name != "adversary" for name in params}
+def counted(params: dict[str, Any], apart: tuple[str, ...]) -> dict[str, bool]:
+    """Which networks' gradients make up the norm that is clipped and logged: all but those that a method sets apart."""
+    return {name: name not in apart for name in params}
 
 
 def update_ema(ema_params: Any, params: Any, step: Int[Array, ""], decay: float) -> Any:

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Num
 from ml_collections import ConfigDict
 
+from ddm_embed import arms
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import Run, open_run
-from ddm_embed.methods import presets as arms
-from ddm_embed.methods import system
+from ddm_embed.methods.build import make_models
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.train.loop import train
 from ddm_embed.validate import check_feature, validate
@@ -71,7 +71,7 @@ def pretrain(
         config.data.image_size = config.data.image_size or image_size
     validate(config)
     if feature is not None and size:
-        check_feature(feature, system.make_models(config, (*size, 1), classes=1).features)
+        check_feature(feature, make_models(config, (*size, 1), classes=1).features)
     if not isinstance(shown, Path):
         RunDirectory(workdir).keep_arrays(shown)
     outcome = train(config, workdir)

@@ -13,12 +13,10 @@ from ml_collections import ConfigDict
 
 from ddm_embed.data.augment import augment
 from ddm_embed.data.pipeline import Batch
-from ddm_embed.methods import networks as baseline_networks
-from ddm_embed.methods.diffusion import Networks, Objective
-from ddm_embed.methods.system import Baseline
+from ddm_embed.methods.method import Method, Networks, Objective
 from ddm_embed.parallel.mesh import BATCH_AXES
 from ddm_embed.train.metrics import StepMetrics
-from ddm_embed.train.optimizer import networks_alone, update_ema
+from ddm_embed.train.optimizer import counted, update_ema
 from ddm_embed.train.state import TrainState
 
 STREAMS = ("diffusion", "augment", "view")  # a stream's number is part of what a seed means: only append
@@ -31,8 +29,9 @@ def stream_key(seed: int, stream: str, step: Int[Array, ""]) -> Key[Array, ""]:
 
 def make_train_step(
     config: ConfigDict,
-    objective: Objective | Baseline,
-    networks: Networks | baseline_networks.Networks,
+    method: Method,
+    objective: Objective,
+    networks: Networks,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     shardings: TrainState,
@@ -41,14 +40,14 @@ def make_train_step(
 
     Args:
       config: read here for the seed, the views and the EMA's decay.
-      objective: the loss.
+      method: the run's. objective: its loss.
       networks: functions of parameters.
       optimizer: as given to `state.make_init`.
       mesh: the device mesh.
       shardings: where each part of the state lies, from `state.shardings_of`.
     """
     seed, kind, padding = config.train.seed, config.data.augment, config.data.crop_padding
-    parts = config.train.accumulate
+    parts, apart = config.train.accumulate, method.apart(config)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
         image = batch["image"]  # uint8, or float32 of sequences, (B, H, W, C)
@@ -56,9 +55,8 @@ def make_train_step(
         view = augment(stream_key(seed, "view", state.step), image, kind, padding)
         key = stream_key(seed, "diffusion", state.step)
 
-        logits = networks.time_logits and networks.time_logits(state.params)
-        label = [batch["label"]] if "label" in batch else []  # an objective that takes none refuses one
-        draws = objective.draw(key, x0, view, config.embedding.dim, logits, *label)
+        told = dict(method.tell(config, state.params)) | {name: batch[name] for name in batch if name != "image"}
+        draws = objective.draw(key, x0, view, config.embedding.dim, **told)
 
         def loss(params, part):
             return objective.loss(networks, params, state.ema_params, *part)
@@ -67,7 +65,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = update_ema(state.ema_params, params, state.step, config.optimizer.ema_decay)
-        norm = optax.tree.norm({name: grads[name] for name, network in networks_alone(grads).items() if network})
+        norm = optax.tree.norm({name: grads[name] for name, counts in counted(grads, apart).items() if counts})
         metrics = StepMetrics.of_step(state.step, value, terms, norm)
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 

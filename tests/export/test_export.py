@@ -14,7 +14,7 @@ from conftest import ROOT, refused, run_program, tiny_config
 from probed import make_results, write_run
 from safetensors.numpy import load_file
 
-from ddm_embed import Embedder
+from ddm_embed import Embedder, arms
 from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
 from ddm_embed.export import written
@@ -25,8 +25,7 @@ from ddm_embed.features import exported
 from ddm_embed.features.choice import Choice
 from ddm_embed.features.exported import open_any
 from ddm_embed.features.run import Run, open_run
-from ddm_embed.methods import presets as arms
-from ddm_embed.methods.system import make_models
+from ddm_embed.methods.build import make_models
 
 NOTHING = Documents({"train_images": 7}, {}, Measured([], []))
 

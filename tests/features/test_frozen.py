@@ -141,7 +141,7 @@ def test_what_fits_the_memory_is_a_batch(frozen):
 
 @pytest.mark.slow
 def test_a_config_of_a_static_code_has_one_level(tiny_run, tmp_path):
-    from ddm_embed.methods import presets as arms
+    from ddm_embed import arms
     from ddm_embed.train.loop import train
 
     config = tiny_config(**{"train.steps": 6, "train.checkpoint_every": 6})

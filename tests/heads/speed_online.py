@@ -21,7 +21,8 @@ from ddm_embed.data.types import read_all
 from ddm_embed.features.extract import feature_names, make_features
 from ddm_embed.heads import online
 from ddm_embed.heads.recipes import DDAE, changed
-from ddm_embed.methods import system
+from ddm_embed.methods.build import make_models, make_networks
+from ddm_embed.methods.diffusion import make_process
 from ddm_embed.parallel.mesh import make_mesh
 
 
@@ -59,13 +60,13 @@ def read_images(config, arguments):
     return images[:-1000], labels[:-1000], images[-1000:], labels[-1000:]
 
 
-def make_networks(config, image_shape):
-    models = system.make_models(config, image_shape)
+def open_networks(config, image_shape):
+    models = make_models(config, image_shape)
     params = models.init(jax.random.key(0))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [leaf + 0.05 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    networks, process = system.make_networks(models, config), system.make_process(config)
+    networks, process = make_networks(models, config), make_process(config)
     features_at = make_features(networks, process, config.embedding.input == "x0")
     return features_at, jax.tree.unflatten(tree, noisy), tuple(feature_names(models))
 
@@ -106,7 +107,7 @@ def main():
     arguments = read_arguments()
     config = read_config(arguments.config)
     images, labels, queries, true = read_images(config, arguments)
-    features_at, params, names = make_networks(config, images.shape[1:])
+    features_at, params, names = open_networks(config, images.shape[1:])
     recipe = changed(DDAE, epochs=arguments.epochs, batch_size=arguments.batch_size)
     times, classes, key = tuple(arguments.times), int(labels.max()) + 1, jax.random.key(2)
     mesh, watch = make_mesh(jax.device_count(), 1), Stopwatch()

@@ -10,10 +10,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import tiny_config
 
+from ddm_embed import arms
 from ddm_embed.data import labels
 from ddm_embed.data.sources import open_source
-from ddm_embed.methods import presets as arms
-from ddm_embed.methods import system
+from ddm_embed.methods.build import make_models
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.train.loop import compile_step, open_batches
 from ddm_embed.train.optimizer import make_optimizer
@@ -24,8 +24,8 @@ def curve(arm, shape):
     config = tiny_config()
     arms.apply(arm, config)
     mesh = make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
-    told = labels.read(source) if arm == "supervised" else None
-    models = system.make_models(config, source.image_shape, classes=told and len(told.values))
+    told = labels.read(source, arm) if arm == "supervised" else None
+    models = make_models(config, source.image_shape, classes=told and len(told.values))
     optimizer = make_optimizer(config)
     init = make_init(models, optimizer, config.train.seed)
     abstract = abstract_state(init, optimizer, mesh)

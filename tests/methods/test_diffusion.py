@@ -10,7 +10,8 @@ from scipy.stats import kstest
 from ddm_embed.diffusion import prediction as p
 from ddm_embed.diffusion.process import PROCESSES, VE, VP
 from ddm_embed.diffusion.timesteps import Timesteps
-from ddm_embed.methods.diffusion import Networks, Objective, cosine, gaussian_kl, mix
+from ddm_embed.methods.diffusion import ADVERSARY, Objective, mix
+from ddm_embed.methods.method import Networks, cosine, gaussian_kl
 
 OBJECTIVE = Objective(VP().chain(1000), timesteps=Timesteps("stratified"))
 X0 = jax.random.normal(jax.random.key(1), (8, 4, 4, 1))
@@ -26,7 +27,7 @@ def flat(image):
 
 
 def loss_of(objective, networks, params, target_params, x0, view, key):
-    logits = networks.time_logits and networks.time_logits(params)
+    logits = networks.heads[ADVERSARY](params) if ADVERSARY in networks.heads else None
     return objective.loss(networks, params, target_params, x0, objective.draw(key, x0, view, 2, logits))
 
 
@@ -37,7 +38,7 @@ def networks(seen):
         seen.append((params, image, t))
         return code(flat(image))
 
-    return Networks(lambda params, xt, t, z: (params * xt, ()), encode, lambda params, z, t: z)
+    return Networks(lambda params, xt, t, z: (params * xt, ()), encode, {"predictor": lambda params, z, t: z})
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -122,7 +123,7 @@ def test_no_gradient_flows_into_the_consistency_target():
     learned = Networks(
         lambda params, xt, t, z: (jnp.zeros_like(xt), ()),
         lambda params, image, t: code(params["w"] * flat(image) + t[:, None]),
-        lambda params, z, t: z,
+        {"predictor": lambda params, z, t: z},
     )
     grads = jax.grad(lambda target: loss_of(objective, learned, {"w": 1.0}, target, X0, VIEW, jax.random.key(0))[0])
     assert float(grads({"w": 1.0})["w"]) == 0.0
@@ -260,7 +261,9 @@ def test_the_adversary_adds_its_gradient_and_nothing_to_the_loss():
     objective = dataclasses.replace(OBJECTIVE, timesteps=Timesteps("adversarial"), encoder_input="none")
 
     def loss(params):
-        learned = Networks(lambda params, xt, t, z: (params["w"] * xt, ()), time_logits=lambda params: params["logits"])
+        learned = Networks(
+            lambda params, xt, t, z: (params["w"] * xt, ()), heads={ADVERSARY: lambda params: params["logits"]}
+        )
         return loss_of(objective, learned, params, None, X0, VIEW, jax.random.key(0))
 
     params = {"w": jnp.array(0.5), "logits": jnp.linspace(0.0, 1.0, 5)}

@@ -5,8 +5,8 @@ import json
 import pytest
 from conftest import ROOT, run_program
 
+from ddm_embed import arms
 from ddm_embed import config as config_lib
-from ddm_embed.methods import presets as arms
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.sample.pictures import PICTURES, obstacle
 

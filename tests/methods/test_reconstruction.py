@@ -5,10 +5,11 @@ import pytest
 from conftest import tiny_config
 from scipy import stats
 
-from ddm_embed.methods import presets as arms
-from ddm_embed.methods import system
-from ddm_embed.methods.networks import Networks
-from ddm_embed.methods.reconstruction import Autoencoder, MaskedAutoencoder, visible_tokens
+from ddm_embed import arms
+from ddm_embed.methods.autoencoder import Autoencoder
+from ddm_embed.methods.build import make_models, make_networks, make_objective
+from ddm_embed.methods.mae import MaskedAutoencoder, visible_tokens
+from ddm_embed.methods.method import Networks
 from ddm_embed.models.encoder import Embedding
 from ddm_embed.models.patches import cut
 
@@ -19,12 +20,12 @@ def arm_networks(arm, shape=X0.shape[1:], **changes):
     """(objective, models, networks, parameters away from their zeros) of an arm at a tiny size."""
     config = tiny_config(**changes)
     arms.apply(arm, config)
-    models = system.make_models(config, shape)
+    models = make_models(config, shape)
     params = models.init(jax.random.key(0))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     params = tree.unflatten([p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)])
-    return system.make_objective(config), models, system.make_networks(models, config), params
+    return make_objective(config), models, make_networks(models, config), params
 
 
 def test_the_variational_loss_is_the_evidence_lower_bound_of_a_decoder_of_unit_variance():
@@ -32,8 +33,8 @@ def test_the_variational_loss_is_the_evidence_lower_bound_of_a_decoder_of_unit_v
     mean, log_variance = rng.normal(size=(2, 4, 5)).astype(np.float32)
     weights = rng.normal(size=(5, X0[0].size)).astype(np.float32)
     networks = Networks(
-        encode=lambda params, image, t, visible: Embedding(jnp.asarray(mean), (), jnp.asarray(log_variance)),
-        decode=lambda params, z: (z @ weights).reshape(X0.shape),
+        encode=lambda params, image, t: Embedding(jnp.asarray(mean), (), jnp.asarray(log_variance)),
+        heads={"decoder": lambda params, z: (z @ weights).reshape(X0.shape)},
     )
     objective = Autoencoder(beta=0.7)
     draws = objective.draw(jax.random.key(1), X0, X0, 5)
@@ -54,7 +55,7 @@ def test_the_variational_loss_is_the_evidence_lower_bound_of_a_decoder_of_unit_v
 def test_a_decoder_sees_nothing_of_the_image_but_its_code():
     _, _, networks, params = arm_networks("ae")
     z = networks.encode(params, X0, jnp.zeros(4)).z
-    images = networks.decode(params, jnp.stack([z[0], z[1], z[0], z[1]]))
+    images = networks.heads["decoder"](params, jnp.stack([z[0], z[1], z[0], z[1]]))
     assert images.shape == X0.shape
     np.testing.assert_array_equal(images[:2], images[2:])
     assert float(jnp.max(jnp.abs(images[0] - images[1]))) > 1e-3
@@ -70,7 +71,7 @@ def test_the_masked_loss_is_the_mean_over_masked_patches_alone(normalise):
         seen.append(visible)
         return Embedding(jnp.zeros((4, 8)), (jnp.zeros((4, visible.shape[1], 8)),))
 
-    networks = Networks(encode=encode, fill=lambda params, tokens, order: params)
+    networks = Networks(encode=encode, heads={"decoder": lambda params, tokens, order, t: params})
     objective = MaskedAutoencoder(patch=4, mask_share=0.7, normalise=normalise)
     draws = objective.draw(jax.random.key(1), X0, X0, 8)
     loss, terms = objective.loss(networks, jnp.asarray(guess), None, X0, draws)
@@ -94,13 +95,13 @@ def test_the_masked_loss_is_the_mean_over_masked_patches_alone(normalise):
 
 def test_masked_patches_reach_neither_encoder_nor_decoder():
     objective, models, networks, params = arm_networks("mae")
-    assert models.visible == 2 and models.features == ["encoder_1"]
+    assert models.features == ["encoder_1"]
     order = objective.draw(jax.random.key(1), X0, X0, 8).order
 
     def fill(image):
         tokens = networks.encode(params, image, jnp.zeros(4), order[:, :2]).tokens[-1]
         assert tokens.shape == (4, 2, 16)
-        return networks.fill(params, tokens, order)
+        return networks.heads["decoder"](params, tokens, order, jnp.zeros(4))
 
     def change(places):
         """Other pixels in the patches at these places, [batch, place]."""
@@ -116,8 +117,9 @@ def test_tokens_go_back_to_their_places_whatever_their_order():
     _, _, networks, params = arm_networks("mae")
     order = jnp.array([[4, 1, 0, 2, 3, 5]])
     tokens = jax.random.normal(jax.random.key(2), (1, 2, 16))
-    other = networks.fill(params, tokens[:, ::-1], jnp.array([[1, 4, 5, 3, 2, 0]]))
-    np.testing.assert_allclose(networks.fill(params, tokens, order), other, atol=1e-5)
+    fill, t = networks.heads["decoder"], jnp.zeros(1)
+    other = fill(params, tokens[:, ::-1], jnp.array([[1, 4, 5, 3, 2, 0]]), t)
+    np.testing.assert_allclose(fill(params, tokens, order, t), other, atol=1e-5)
 
 
 def test_an_encoder_that_sees_all_patches_in_order_is_the_encoder():

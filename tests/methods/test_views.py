@@ -3,16 +3,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import run_on_eight
-
 from ddm_embed.methods.networks import Networks
+
 from ddm_embed.methods.views import Byol, SimClr, nt_xent
 from ddm_embed.models.encoder import Embedding
 
 X0, VIEW = jax.random.normal(jax.random.key(0), (2, 6, 2, 2, 1))
 LINEAR = Networks(
-    encode=lambda params, image, t, visible: Embedding(image.reshape(len(image), -1) @ params["encoder"], ()),
-    project=lambda params, z: z @ params["projector"],
-    predict=lambda params, p: p @ params["predictor"],
+    encode=lambda params, image, t: Embedding(image.reshape(len(image), -1) @ params["encoder"], ()),
+    heads={
+        "projector": lambda params, z: z @ params["projector"],
+        "predictor": lambda params, p: p @ params["predictor"],
+    },
 )
 
 
@@ -50,7 +52,7 @@ def test_the_contrast_compares_the_projections_of_both_views():
     params, objective = weights(0), SimClr(0.5)
     draws = objective.draw(jax.random.key(1), X0, VIEW, 4)
     loss, _ = objective.loss(LINEAR, params, None, X0, draws)
-    a, b = (LINEAR.project(params, image.reshape(6, -1) @ params["encoder"]) for image in (X0, VIEW))
+    a, b = (LINEAR.heads["projector"](params, image.reshape(6, -1) @ params["encoder"]) for image in (X0, VIEW))
     assert float(loss) == pytest.approx(float(nt_xent(a, b, 0.5)[0].mean()), rel=1e-6)
 
 

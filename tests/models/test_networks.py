@@ -2,11 +2,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import tiny_models
 
-from ddm_embed.models.build import VARIANTS, build, parse_variant
+from ddm_embed.config import default
+from ddm_embed.methods.build import make_models
+from ddm_embed.models.build import VARIANTS, parse_variant
 from ddm_embed.models.encoder import unit
 
-TINY = dict(variant="Ti/4", image_shape=(8, 12, 3), width=16, depth=2, heads=2)
+SHAPE = (8, 12, 3)
+ALONE = {"embedding.input": "none"}  # a denoiser without an encoder
 
 
 def shaken(params):
@@ -19,7 +23,7 @@ def shaken(params):
 
 
 def test_a_new_denoiser_predicts_zero_and_returns_every_blocks_tokens():
-    models = build(embedding_dim=8, **TINY)
+    models = tiny_models(SHAPE)
     params = models.init(jax.random.key(0))
     xt, t, z = jnp.ones((2, 8, 12, 3)), jnp.array([0.1, 0.9]), jnp.ones((2, 8))
     image, features = models.denoiser.apply({"params": params["denoiser"]}, xt, t, z)
@@ -29,7 +33,7 @@ def test_a_new_denoiser_predicts_zero_and_returns_every_blocks_tokens():
 
 def test_a_patch_is_put_back_where_it_was_taken_from():
     """With the identity from token to pixels, only the patch that changed changes."""
-    models = build(embedding_dim=None, **TINY)
+    models = tiny_models(SHAPE, **ALONE)
     params = shaken(models.init(jax.random.key(0)))["denoiser"]
     for layer in range(2):  # no attention: tokens do not mix
         params[f"block_{layer}"]["attention"]["out"] = jax.tree.map(
@@ -44,7 +48,7 @@ def test_a_patch_is_put_back_where_it_was_taken_from():
 
 @pytest.mark.parametrize("what", ["t", "z", "image"])
 def test_every_input_reaches_the_denoisers_output(what):
-    models = build(embedding_dim=8, **TINY)
+    models = tiny_models(SHAPE)
     params = shaken(models.init(jax.random.key(0)))
     inputs = {"image": jnp.ones((1, 8, 12, 3)), "t": jnp.array([0.3]), "z": jnp.ones((1, 8))}
     other = inputs | {what: inputs[what] * 0.5}
@@ -57,7 +61,7 @@ def test_every_input_reaches_the_denoisers_output(what):
 
 @pytest.mark.parametrize("sphere", [True, False])
 def test_codes_lie_on_the_sphere_if_asked_and_depend_on_the_noise_level(sphere):
-    models = build(embedding_dim=8, sphere=sphere, encoder_depth=3, **TINY)
+    models = tiny_models(SHAPE, **{"embedding.sphere": sphere, "model.encoder_depth": 3})
     params = shaken(models.init(jax.random.key(0)))["encoder"]
     image = jax.random.normal(jax.random.key(1), (4, 8, 12, 3))
     early, late = (models.encoder.apply({"params": params}, image, jnp.full(4, t)) for t in (0.1, 0.9))
@@ -73,11 +77,16 @@ def test_scaling_to_length_one_survives_zero_and_bfloat16():
     assert np.all(np.isfinite(jax.grad(lambda z: unit(z).sum())(jnp.zeros((1, 4)))))
 
 
+LARGER = {"embedding.dim": 64, "model.width": 192, "model.heads": 3, "model.depth": 3, "model.encoder_depth": 3}
+
+
 # Parameters of the class-conditional DiT/2 on 32x32x4 latents (Peebles & Xie 2023, table 4: 33M, 130M, 458M, 675M).
 # Theirs has 1,001 class vectors and predicts a variance too; ours a two-layer path for z: neither changes 2 %.
 @pytest.mark.parametrize(("name", "millions"), [("S", 33), ("B", 130), ("L", 458), ("XL", 675)])
 def test_denoisers_are_as_large_as_the_papers(name, millions):
-    models = build(variant=f"{name}/2", image_shape=(32, 32, 4), embedding_dim=256)
+    config = default()
+    config.model.variant = f"{name}/2"
+    models = make_models(config, (32, 32, 4))
     shapes = jax.eval_shape(models.init, jax.random.key(0))["denoiser"]
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert count / 1e6 == pytest.approx(millions, rel=0.02)
@@ -85,15 +94,13 @@ def test_denoisers_are_as_large_as_the_papers(name, millions):
 
 @pytest.mark.parametrize("consistency", [False, True])
 def test_counted_operations_agree_with_the_compilers(consistency):
-    models = build(
-        variant="Ti/4", image_shape=(32, 32, 3), embedding_dim=64, width=192, depth=3, consistency=consistency
-    )
+    models = tiny_models((32, 32, 3), **{"consistency.weight": float(consistency)} | LARGER)
     params = jax.eval_shape(models.init, jax.random.key(0))
 
     def forward(params, x, t):
         z = models.encoder.apply({"params": params["encoder"]}, x, t).z
         if consistency:
-            z = models.predictor.apply({"params": params["predictor"]}, z, t)
+            z = models.module("predictor").apply({"params": params["predictor"]}, z, t)
         return models.denoiser.apply({"params": params["denoiser"]}, x, t, z)[0]
 
     x = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.float32)
@@ -104,20 +111,13 @@ def test_counted_operations_agree_with_the_compilers(consistency):
 
 @pytest.mark.parametrize("objective", ["vae", "byol", "mae", "supervised"])
 def test_counted_operations_of_baselines_agree_with_the_compilers(objective):
-    sizes = {
-        "embedding_dim": 64,
-        "width": 192,
-        "depth": 3,
-        "visible": 16 if objective == "mae" else None,
-        "classes": 10,
-    }
-    models = build(variant="Ti/4", image_shape=(32, 32, 3), objective=objective, gaussian=objective == "vae", **sizes)
+    models = tiny_models((32, 32, 3), objective, classes=10, **LARGER)
     params = jax.eval_shape(models.init, jax.random.key(0))
     order = jnp.tile(jnp.arange(64), (4, 1))
 
     def forward(params, x, t):
         def apply(name, *arguments):
-            return getattr(models, name).apply({"params": params[name]}, *arguments)
+            return models.module(name).apply({"params": params[name]}, *arguments)
 
         if objective == "mae":
             return apply("decoder", apply("encoder", x, t, order[:, :16]).tokens[-1], order, t)
@@ -142,13 +142,12 @@ def test_features_of_a_baseline_are_those_of_what_it_trains():
         ("none", ["z", *layers]),
         ("mae", layers),
     ):
-        visible = 2 if objective == "mae" else None
-        models = build(embedding_dim=8, objective=objective, visible=visible, **TINY)
+        models = tiny_models(SHAPE, objective, **{"model.encoder_depth": 2})
         assert models.features == names and models.denoiser is None
 
 
 def test_a_denoiser_alone_has_no_other_parameters():
-    models = build(embedding_dim=None, **TINY)
+    models = tiny_models(SHAPE, **ALONE)
     assert set(models.init(jax.random.key(0))) == {"denoiser"}
     assert set(models.forward_flops()) == {"denoiser"}
 

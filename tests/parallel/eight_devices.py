@@ -21,7 +21,8 @@ from ddm_embed.data.splits import split_fold
 from ddm_embed.diffusion.sampler import SAMPLERS
 from ddm_embed.features.extract import Reading, make_extract, make_features
 from ddm_embed.features.run import Run
-from ddm_embed.methods import system
+from ddm_embed.methods.build import make_models, make_networks
+from ddm_embed.methods.diffusion import make_process
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.probe.bench import sweep
 from ddm_embed.probe.protocols import HEADS
@@ -48,7 +49,7 @@ def curve(shape, changes):
     """The losses, the share of the trunk's matrices that one device holds, and the step's collectives."""
     config = tiny_config(**CHANGES | changes)
     mesh = make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
-    models, optimizer = system.make_models(config, source.image_shape), make_optimizer(config)
+    models, optimizer = make_models(config, source.image_shape), make_optimizer(config)
     init = make_init(models, optimizer, config.train.seed)
     abstract = abstract_state(init, optimizer, mesh)
     state = create(init, abstract)
@@ -68,7 +69,7 @@ def curve(shape, changes):
 def largest_when_created():
     """The largest array of the program that creates the state on eight devices, over the state's own largest one."""
     config, mesh = tiny_config(), make_mesh(1, 8, 1)  # without consistency's predictor, which lies whole everywhere
-    models, optimizer = system.make_models(config, source.image_shape), make_optimizer(config)
+    models, optimizer = make_models(config, source.image_shape), make_optimizer(config)
     init = make_init(models, optimizer, config.train.seed)
     abstract = abstract_state(init, optimizer, mesh)
     text = jax.jit(init, out_shardings=shardings_of(abstract)).lower().compile().as_text()
@@ -78,10 +79,10 @@ def largest_when_created():
 
 def features(devices, config, source):
     """z of the first training images, read on so many devices."""
-    models = system.make_models(config, source.image_shape)
+    models = make_models(config, source.image_shape)
     mesh = make_mesh(devices, 1, devices=jax.devices()[:devices])
-    networks = system.make_networks(models, config)
-    features_of = make_features(networks, system.make_process(config), config.embedding.input == "x0")
+    networks = make_networks(models, config)
+    features_of = make_features(networks, make_process(config), config.embedding.input == "x0")
     extract = make_extract(features_of, mesh, Reading(16))
     params = jax.device_put(models.init(jax.random.key(0)), NamedSharding(mesh, PartitionSpec()))
     return extract(params, source.train.images[:50], (0.2, 0.5), 0, ["z", "denoiser_1"]), mesh
@@ -97,7 +98,7 @@ def judged(bank, mesh, source):
 def samples(devices, config, source):
     """Eight images by every sampler, on so many devices."""
     mesh = make_mesh(devices, 1, devices=jax.devices()[:devices])
-    models = system.make_models(config, source.image_shape)
+    models = make_models(config, source.image_shape)
     params = jax.device_put(models.init(jax.random.key(0)), NamedSharding(mesh, PartitionSpec()))
     trained = Run(config, source.image_shape, params, 0, "here", mesh=mesh)
     told = generate.tell_of(source.train.images[np.arange(8)].astype(np.float32) / 127.5 - 1, seed=0)

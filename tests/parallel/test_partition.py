@@ -1,9 +1,9 @@
 import jax
 import pytest
+from conftest import tiny_models
 from jax.sharding import PartitionSpec as P
 
 from ddm_embed.errors import UserError
-from ddm_embed.models.build import build
 from ddm_embed.parallel.partition import partition
 
 ALONE = {"data": 1, "fsdp": 1, "tensor": 1}
@@ -12,19 +12,18 @@ ALONE = {"data": 1, "fsdp": 1, "tensor": 1}
 @pytest.mark.parametrize(
     "options",
     [
-        {"consistency": True},
-        {"qk_norm": True},
-        {"embedding_dim": None},
-        {"encoder": "wrn-10-2", "gaussian": True, "adversary": True},
-        {"objective": "vae", "gaussian": True},
-        {"objective": "mae", "visible": 1, "scan": True},
-        {"objective": "byol"},
-        {"objective": "supervised", "classes": 7},
+        {"consistency.weight": 1.0},
+        {"model.qk_norm": True},
+        {"embedding.input": "none"},
+        {"model.encoder": "wrn-10-2", "embedding.gaussian": True, "diffusion.timesteps": "adversarial"},
+        {"method": "vae"},
+        {"method": "mae", "model.scan": True},
+        {"method": "byol"},
+        {"method": "supervised", "classes": 7},
     ],
 )
 def test_rules_cover_every_parameter_and_split_every_matrix_of_the_trunk(options):
-    options = {"embedding_dim": 8} | options
-    models = build(variant="Ti/4", image_shape=(8, 8, 3), width=16, depth=2, heads=2, **options)
+    models = tiny_models((8, 8, 3), **options)
     params = jax.eval_shape(models.init, jax.random.key(0))
     specs = partition(params, ALONE)
     for path, spec in jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda leaf: isinstance(leaf, P)):

@@ -6,7 +6,7 @@ import jax
 import pytest
 from conftest import ROOT
 
-from ddm_embed.methods import system
+from ddm_embed.methods.build import make_models
 from ddm_embed.preflight import compiled
 from ddm_embed.preflight.compiled import Machine, estimate
 
@@ -24,7 +24,7 @@ def xl(**changes):
 
 @pytest.fixture(scope="module")
 def models():
-    return system.make_models(xl(), IMAGE, platform="tpu")
+    return make_models(xl(), IMAGE, platform="tpu")
 
 
 def test_parameters_are_those_of_a_dit_xl_and_an_encoder_half_as_deep(models):

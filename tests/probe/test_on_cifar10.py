@@ -17,7 +17,8 @@ from ddm_embed.heads import linear
 from ddm_embed.heads.gradient import direction
 from ddm_embed.heads.linear import logistic
 from ddm_embed.heads.recipes import RECIPES
-from ddm_embed.methods.system import make_models, make_networks, make_process
+from ddm_embed.methods.build import make_models, make_networks
+from ddm_embed.methods.diffusion import make_process
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.probe import measures
 

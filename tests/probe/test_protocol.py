@@ -15,7 +15,8 @@ from ddm_embed.data.types import Source, Split
 from ddm_embed.errors import UserError
 from ddm_embed.features.bank import Bank, Key
 from ddm_embed.features.extract import Reading, make_extract, make_features
-from ddm_embed.methods.system import make_models, make_networks, make_process
+from ddm_embed.methods.build import make_models, make_networks
+from ddm_embed.methods.diffusion import make_process
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.probe import evaluate as protocol
 from ddm_embed.probe.bench import sweep

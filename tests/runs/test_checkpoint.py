@@ -8,7 +8,7 @@ from conftest import tiny_config
 
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
-from ddm_embed.methods import system
+from ddm_embed.methods.build import make_models
 from ddm_embed.runs.checkpoint import Checkpoints, checkpoint_steps, damage, restore_ema
 from ddm_embed.train.loop import train
 from ddm_embed.train.optimizer import make_optimizer
@@ -16,7 +16,7 @@ from ddm_embed.train.state import make_init
 
 
 def abstract_state(config):
-    models = system.make_models(config, (8, 8, 1))
+    models = make_models(config, (8, 8, 1))
     return jax.eval_shape(make_init(models, make_optimizer(config), 0))
 
 
@@ -108,7 +108,7 @@ def test_a_save_that_fails_stops_training(tmp_path):
     config = tiny_config()
     workdir = tmp_path / "run"
     workdir.mkdir()
-    state = jax.jit(make_init(system.make_models(config, (8, 8, 1)), make_optimizer(config), 0))()
+    state = jax.jit(make_init(make_models(config, (8, 8, 1)), make_optimizer(config), 0))()
     (workdir / "checkpoints").write_text("a file where the directory should be")
     checkpoints = Checkpoints(workdir, keep=3)
     with pytest.raises(UserError, match="could not be written"):

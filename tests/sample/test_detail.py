@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 
 from ddm_embed.data.sources import open_source
 from ddm_embed.features.run import open_run
-from ddm_embed.methods.diffusion import Networks, gaussian_kl
+from ddm_embed.methods.method import Networks, gaussian_kl
 from ddm_embed.sample import measured
 from ddm_embed.sample.measured import read_back
 

@@ -5,7 +5,7 @@ import pytest
 
 from ddm_embed.data.sources import open_source
 from ddm_embed.features.run import open_run
-from ddm_embed.methods.diffusion import Networks
+from ddm_embed.methods.method import Networks
 from ddm_embed.sample import generate
 from ddm_embed.sample.generate import Told
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from conftest import saved_arrays, tiny_config
 
+from ddm_embed import arms
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import open_run
-from ddm_embed.methods import presets as arms
-from ddm_embed.methods import system
+from ddm_embed.methods.build import make_models
 from ddm_embed.train import loop
 from ddm_embed.train.loop import train
 
@@ -27,7 +27,7 @@ def logged(workdir, name):
 def test_the_random_arm_saves_the_initialisation_bit_for_bit(tmp_path):
     config = arm_config("random")
     assert train(config, tmp_path / "run").finished
-    models = system.make_models(config, (8, 8, 1))
+    models = make_models(config, (8, 8, 1))
     expected = jax.jit(models.init)(jax.random.key(config.train.seed))
     assert set(expected) == {"encoder"} and models.features == ["z", "encoder_1"]
     trained = open_run(tmp_path / "run")
@@ -41,7 +41,7 @@ def test_the_random_arm_saves_the_initialisation_bit_for_bit(tmp_path):
 def test_all_arms_begin_with_the_same_encoder():
     first = {}
     for arm in ("ddm", "ae", "vae", "simclr", "byol", "mae", "supervised", "random"):
-        models = system.make_models(arm_config(arm), (8, 8, 1), classes=10)
+        models = make_models(arm_config(arm), (8, 8, 1), classes=10)
         encoder = models.init(jax.random.key(0))["encoder"]
         encoder.pop("log_variance", None)  # of vae alone
         first = first or encoder

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddm_embed.methods.diffusion import Terms
-from ddm_embed.methods.views import ContrastTerms
+from ddm_embed.methods.simclr import ContrastTerms
 from ddm_embed.train.metrics import NEVER, LevelMean, StepMetrics, peak_flops, train_flops
 
 
