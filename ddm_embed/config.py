@@ -222,6 +222,26 @@ def sample_default() -> ConfigDict:
     return _make(SAMPLE)
 
 
+def find_file(given: str) -> str:
+    """The path and arguments of the config file that `--config` names: PATH, PATH:ARGUMENTS, or in place of a path
+    the name of a config that comes with the package, as in digits:steps=500.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    file, colon, arguments = given.partition(":")
+    if Path(file).is_file():
+        return given
+    if not file or Path(file).name != file or file.endswith(".py"):
+        raise UserError(f"--config {file}: no such file")
+    package = Path(__file__).parent
+    folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"  # a clone's
+    known = {path.stem: path for path in sorted(folder.glob("*.py"))}
+    if file not in known:
+        raise UserError(f"--config {file}: no such file, nor a config of this name; there are {', '.join(known)}")
+    return f"{known[file]}{colon}{arguments}"
+
+
 def parse_arg(arg: str, **defaults: Any) -> dict[str, Any]:
     """A config file's argument, "key=value,key=value", over the defaults that name its keys and types.
 

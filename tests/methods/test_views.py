@@ -3,9 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import run_on_eight
-from ddm_embed.methods.networks import Networks
 
-from ddm_embed.methods.views import Byol, SimClr, nt_xent
+from ddm_embed.methods.byol import Byol
+from ddm_embed.methods.method import Networks
+from ddm_embed.methods.simclr import SimClr, nt_xent
 from ddm_embed.models.encoder import Embedding
 
 X0, VIEW = jax.random.normal(jax.random.key(0), (2, 6, 2, 2, 1))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from ddm_embed.models.wide_resnet import Block, WideResNet, flops, parse
+from ddm_embed.models.build import find_encoder
+from ddm_embed.models.wide_resnet import Block, WideResNet, parse
 
 IMAGES = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
 TIMES = jnp.array([0.1, 0.5, 0.9])
@@ -200,24 +201,24 @@ def test_counted_operations_are_those_of_every_traced_product(depth, k, shape, g
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             kernel, out = equation.invars[1].aval, equation.outvars[0].aval
             total += 2 * out.size * kernel.size // kernel.shape[-1]  # [..., in, out]: the products behind one number
-    assert flops(shape, depth, k, 24, gaussian) == total
+    assert WideResNet(depth, k, 24, gaussian=gaussian).flops(shape) == total
 
 
 def test_counted_operations_agree_with_the_compilers():
     shape = (128, 128, 3)  # large and wide: the compiler leaves out the padding, but counts norms and relu
     analysis = traced(WideResNet(10, 8, 24), shape).lower().cost_analysis()
-    assert flops(shape, 10, 8, 24, False) == pytest.approx(analysis["flops"], rel=0.03)
+    assert WideResNet(10, 8, 24).flops(shape) == pytest.approx(analysis["flops"], rel=0.03)
 
 
 def test_names():
     assert parse("wrn-28-2") == (28, 2) and parse("wrn-10-1") == (10, 1) and parse("wrn-40-10") == (40, 10)
     wrongs = ["wrn-28", "wrn-28-0", "wrn-27-2", "wrn-4-2", "WRN-28-2", "wrn-28-2\n", "wrn--28-2", "S/4", ""]
     for wrong in wrongs:
-        with pytest.raises(ValueError, match=r"is not wrn-DEPTH-WIDENING with DEPTH 6n \+ 4, such as wrn-28-2"):
-            parse(wrong)
+        with pytest.raises(ValueError, match=r"is not wrn-DEPTH-WIDENING with DEPTH 6n \+ 4, such as wrn-28-2, or"):
+            find_encoder(wrong)
 
 
 def test_a_depth_that_is_not_6n_plus_4_is_refused():
-    for refused in (lambda: shapes_of(WideResNet(12, 1)), lambda: flops((8, 8, 1), 4, 1, 8, False)):
+    for refused in (lambda: shapes_of(WideResNet(12, 1)), lambda: WideResNet(4, 1, 8).flops((8, 8, 1))):
         with pytest.raises(ValueError, match=r"is not 6n \+ 4; use 10, 16"):
             refused()
