@@ -1,4 +1,4 @@
-"""The reference of config fields, made of the lines that define them and the comments beside these.
+"""The reference of config fields, made of their specifications.
 
     python -m ddm_embed.reference
 

@@ -56,7 +56,8 @@ def make_features(networks: Networks, process: Process | None, clean: bool) -> F
     Names are `z`, `encoder_1` ... `encoder_L`, `denoiser_1` ... `denoiser_L`, counted from the input.
 
     Args:
-      networks: the run's networks. process: its forward process, None of a method without noise levels. clean: what the encoder sees, of `sees_clean`.
+      networks: the run's networks. process: its forward process, None of a method without noise levels. clean: what the
+      encoder sees, of `sees_clean`.
 
     The function's: x0 [batch, height, width, channel] in [-1, 1], eps like x0, one t for all.
     """
