@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddm_embed import methods
 from ddm_embed.data import splits
 from ddm_embed.data.augment import to_float
 from ddm_embed.data.types import Source, Split, read_all, subset
 from ddm_embed.diffusion import sampler as sampler_lib
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import Run, open_run
-from ddm_embed.methods.system import DIFFUSION, make_process
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.sample import decoded, measured
 from ddm_embed.sample.generate import Shown
@@ -101,7 +101,7 @@ def restore_beside(workdir: Path, run: ConfigDict, source: Source) -> Run:
 
 
 def denoiser(run: ConfigDict, config: ConfigDict) -> str | None:
-    if run.objective.name != DIFFUSION:
+    if not methods.of(run).process:
         return (
             f"is made with a diffusion model's denoiser, and this run's objective is {run.objective.name}; train one "
             "with --config.objective.name=diffusion, or another arm="
@@ -158,7 +158,7 @@ def flat(run: ConfigDict, config: ConfigDict) -> str | None:
 
 
 def signal(run: ConfigDict, config: ConfigDict) -> str | None:
-    last = make_process(run).last
+    last = methods.of(run).process(run).last
     if max(config.times) > last:
         return (
             f"guesses the image from x_t, which at t={max(config.times):g} holds next to nothing of it under "
