@@ -17,7 +17,7 @@ from ddm_embed import config as config_lib
 from ddm_embed.data.inputs import as_model_input, as_sequences, as_uint8
 from ddm_embed.errors import UserError
 from ddm_embed.features.exported import open_export, open_once
-from ddm_embed.features.run import Run, check_levels
+from ddm_embed.features.run import Run, check_levels, open_run
 from ddm_embed.runs import files
 from ddm_embed.train.pretrain import pretrain
 from ddm_embed.validate import check_feature
@@ -47,7 +47,7 @@ class Embedder(TransformerMixin, BaseEstimator):
         and white in arrays of floats. random_state: of the training.
 
     Attributes:
-      frozen_: the encoder, of `ddm_embed.frozen`. run_: the `run` that it was opened from; None where it was
+      frozen_: the opened run, of `ddm_embed.features.run`. run_: the `run` that it was opened from; None where it was
         pretrained. n_features_in_: where it was fitted to rows of numbers.
     """
 
@@ -118,7 +118,9 @@ class Embedder(TransformerMixin, BaseEstimator):
         settings = dict(arm=self.arm, steps=steps, batch_size=batch_size, seed=int(seed), feature=self.feature)
         with tempfile.TemporaryDirectory(prefix="ddm_embed_") as temporary:
             workdir = Path(temporary) / "run" if self.workdir is None else files.place(str(self.workdir))
-            self.frozen_ = pretrain(shown, workdir, self._side(), _flat(self.config), **settings)
+            pretrain(shown, workdir, self._side(), _flat(self.config), **settings)
+            run = open_run(workdir)
+            self.frozen_ = run.replace(chosen=(run.choice, run.levels))  # read before a temporary directory goes
         self.run_ = None
         return self
 

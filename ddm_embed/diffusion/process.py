@@ -47,11 +47,6 @@ class Process(abc.ABC):
         """alpha and sigma, float64 [steps + 1], at the steps of this process's chain, beginning with the clean
         image."""
 
-    def sde(self, x: Float[Array, "batch *dims"], t: Time) -> tuple[Float[Array, "batch *dims"], Time]:
-        """Drift [batch, ...] and diffusion coefficient [batch] of the forward SDE at x."""
-        a, g2 = self.rates(t)
-        return a.reshape(-1, *[1] * (x.ndim - 1)) * x, g2**0.5
-
     def log_snr(self, t: Time) -> Time:
         """log(alpha^2 / sigma^2), [batch]."""
         alpha, sigma = self.marginal(t)

@@ -38,6 +38,7 @@ from ddm_embed.methods.method import Networks, Objective
 from ddm_embed.models import patches
 from ddm_embed.models.build import Models
 from ddm_embed.parallel.mesh import BATCH_AXES, make_mesh
+from ddm_embed.runs import files
 from ddm_embed.runs.checkpoint import restore_ema
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.validate import check_feature, validate
@@ -111,7 +112,7 @@ class Run:
 
     @cached_property
     def _chosen(self) -> tuple[Choice, tuple[float, ...]]:
-        return choose(Path(self.place), self.models, self.timeless)
+        return choose(files.place(self.place), self.models, self.timeless)
 
     @property
     def choice(self) -> Choice:
@@ -310,9 +311,7 @@ def open_run(workdir: Path, config: ConfigDict | None = None) -> Run:
     config = directory.read_config() if config is None else config
     validate(config)
     data = directory.read_data()
-    classes = None
-    if methods.of(config).reads_labels:
-        classes = len(directory.read_classes())
+    classes = len(directory.read_classes()) if methods.of(config).reads_labels else None
     image_shape = tuple(data["image_shape"])
     scale = Scale.from_json(data["scale"]) if data.get("scale") else None
     mesh = local_mesh()

@@ -11,7 +11,6 @@ BITS = {"pred": 8, "token": 0, "opaque": 0, "bf16": 16, "c64": 64, "c128": 128}
 _ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _NAME = re.compile(r"%?([\w.\-]+)$")
-_LAYOUT = re.compile(r"\{[^{}]*\}")
 
 
 class Shape(NamedTuple):

@@ -1,4 +1,4 @@
-"""Images at hand -> a trained run, as `python -m ddm_embed.main` makes one -> its encoder, frozen."""
+"""Images at hand -> a trained run, as `python -m ddm_embed.main` makes one."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from ddm_embed import arms
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
-from ddm_embed.features.run import Run, open_run
 from ddm_embed.methods.build import make_models
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.train.loop import train
@@ -32,8 +31,8 @@ def pretrain(
     batch_size: int,
     seed: int,
     feature: str | None = None,
-) -> Run:
-    """Trains in `workdir`, or goes on where it was left, and opens what came of it.
+) -> None:
+    """Trains in `workdir`, or goes on where it was left.
 
     Args:
       shown: a folder; images uint8 [number, height, width, channel]; or sequences [number, length, channel]. Arrays are
@@ -77,7 +76,6 @@ def pretrain(
     outcome = train(config, workdir)
     if not outcome.finished:
         raise KeyboardInterrupt(f"stopped at step {outcome.step} of {config.train.steps}")
-    return open_run(workdir)
 
 
 def _size_below(folder: Path) -> tuple[int, int] | None:

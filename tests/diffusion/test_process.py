@@ -108,9 +108,8 @@ def test_simulating_the_sde_gives_mean_and_variance_of_the_marginals(name):
     def simulate(key):
         def step(x, now):
             t, key = now
-            drift, diffusion = process.sde(x, jnp.full(count, t))
-            noise = jax.random.normal(key, x.shape)
-            return x + drift * dt + diffusion[:, None, None, None] * dt**0.5 * noise, None
+            a, g2 = process.rates(jnp.full((count, 1, 1, 1), t))
+            return x + a * x * dt + (g2 * dt) ** 0.5 * jax.random.normal(key, x.shape), None
 
         start = jnp.full((count, 1, 1, 1), x0)
         return jax.lax.scan(step, start, (jnp.asarray(grid, jnp.float32), jax.random.split(key, steps)))[0]
