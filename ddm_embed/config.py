@@ -8,6 +8,7 @@ import ast
 import difflib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict

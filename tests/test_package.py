@@ -8,21 +8,31 @@ from conftest import ROOT, tiny_config
 PACKAGE = ROOT / "ddm_embed"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# From the ground up: a room may import the rooms below its own, and of its own floor those that are named first.
+# From the ground up: a room imports rooms of lower floors alone. A program, X/__main__.py, stands on the highest.
 FLOORS = (
-    "errors json_reader results config",
+    "errors",
+    "json_reader",
+    "results config",
     "diffusion models",
-    "parallel data runs drawing",
-    "methods",
+    "parallel",
+    "data",
+    "runs",
+    "drawing methods",
     "arms validate",
     "train",
     "features",
     "heads",
     "probe",
-    "report compare",
-    "reference cli embedder main sample embed search export preflight",
+    "report",
+    "compare",
+    "sample embed export preflight",
+    "search embedder reference",
+    "cli",
+    "main",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
+HIGHEST = len(FLOORS)
+UPWARDS = {("config.py", "ddm_embed.methods")}  # the default config has the fields that registered methods declare
 MATHEMATICS = ("diffusion", "models")  # know no config, and raise no errors for users
 
 
@@ -35,13 +45,40 @@ def imports(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_every_room_has_a_floor_and_mathematics_stays_pure(path):
+def test_no_arrow_goes_up(path):
     room = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    assert room in FLOOR or room == "__init__"
+    if room == "__init__":
+        assert list(imports(path)) == ["ddm_embed.embedder.Embedder"]  # within a function
+        return
+    floor = HIGHEST if path.name == "__main__.py" else FLOOR[room]
     for name in imports(path):
-        assert name.split(".")[0] not in ("tensorflow", "torch")
+        package, _, inner = name.partition(".")
+        assert package not in ("tensorflow", "torch")
+        if package != "ddm_embed" or (str(path.relative_to(PACKAGE)), name) in UPWARDS or inner == "__version__":
+            continue
+        other = inner.split(".")[0]
+        assert other == room or FLOOR[other] < floor, f"{path.relative_to(PACKAGE)} imports {name}"
         if room in MATHEMATICS:
-            assert not name.startswith(("ddm_embed.config", "ddm_embed.errors")), f"{path.name} imports {name}"
+            assert other not in ("config", "errors"), f"{path.relative_to(PACKAGE)} imports {name}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
+
+    def targets(path):
+        for name in imports(path):
+            while name and name not in names:
+                name = name.rpartition(".")[0]
+            relative = str(path.relative_to(PACKAGE))
+            if name and "." in name and names[name] != path and (relative, name) not in UPWARDS:
+                yield name
+
+    arrows = {name: set(targets(path)) for name, path in names.items()}
+    while leaves := [name for name, to in arrows.items() if not to]:  # take away what imports nothing that is left
+        for name in leaves:
+            del arrows[name]
+        arrows = {name: to & arrows.keys() for name, to in arrows.items()}
+    assert not arrows, f"a circle: {arrows}"
 
 
 def test_importing_is_instant_and_loads_neither_tensorflow_nor_readers():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
+from ddm_embed.diffusion.objective import gaussian_kl
 from ddm_embed.diffusion.prediction import Image, Level
 from ddm_embed.methods.method import (
     Method,
@@ -18,7 +19,6 @@ from ddm_embed.methods.method import (
     Place,
     Vector,
     check_without_noise,
-    gaussian_kl,
     plain_networks,
     see_x0,
     static,

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
+from ddm_embed.diffusion.objective import cosine
 from ddm_embed.diffusion.prediction import Image, Level
 from ddm_embed.methods import views
-from ddm_embed.methods.method import Method, Networks, Params, Parts, cosine, static
+from ddm_embed.methods.method import Method, Networks, Params, Parts, static
 from ddm_embed.methods.views import OtherView, build_projector, check_views, see_views
 from ddm_embed.models.auxiliary import Mlp
 from ddm_embed.models.build import Network

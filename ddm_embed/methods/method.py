@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from ddm_embed.config import Field
-from ddm_embed.diffusion.prediction import Image, Level
+from ddm_embed.diffusion.prediction import Image
 from ddm_embed.diffusion.process import Process
 from ddm_embed.errors import UserError
 from ddm_embed.models.build import Code, Models, Network, Shape, Sizes
@@ -199,15 +198,3 @@ def static(networks: Networks, params: Params, image: Image, visible: Int[Array,
 def see_x0(c: ConfigDict) -> None:
     """In a preset: the encoder sees the image and no noise level, and its code is free."""
     c.embedding.input, c.embedding.sphere, c.embedding.timed = "x0", False, False
-
-
-def gaussian_kl(mean: Vector, log_variance: Vector) -> Level:
-    """KL(N(mean, exp(log_variance)) || N(0, I)), [batch], summed over the code's entries."""
-    return 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1 - log_variance, axis=-1)
-
-
-def cosine(a: Vector, b: Vector) -> Level:
-    """Cosine of the angle between rows, [batch], in float32."""
-    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    norms = jnp.sum(a**2, axis=-1) * jnp.sum(b**2, axis=-1)
-    return jnp.sum(a * b, axis=-1) * jax.lax.rsqrt(norms + 1e-12)

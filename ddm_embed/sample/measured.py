@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
+from ddm_embed.diffusion.objective import gaussian_kl
 from ddm_embed.drawing import TRACE, image_grid, place_grid
 from ddm_embed.features.run import Run
 from ddm_embed.heads import linear
-from ddm_embed.methods.diffusion import gaussian_kl
 from ddm_embed.sample.generate import (
     Made,
     Shown,

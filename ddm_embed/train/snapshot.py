@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from ddm_embed.data.augment import Stored, to_float
 from ddm_embed.diffusion import prediction as prediction_lib
+from ddm_embed.diffusion.objective import Objective
 from ddm_embed.drawing import image_grid, save
-from ddm_embed.methods.diffusion import Objective
 from ddm_embed.methods.method import Networks
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)

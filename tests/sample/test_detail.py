@@ -6,8 +6,9 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from ddm_embed.data.sources import open_source
+from ddm_embed.diffusion.objective import gaussian_kl
 from ddm_embed.features.run import open_run
-from ddm_embed.methods.method import Networks, gaussian_kl
+from ddm_embed.methods.method import Networks
 from ddm_embed.sample import measured
 from ddm_embed.sample.measured import read_back
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddm_embed.methods.diffusion import Terms
+from ddm_embed.diffusion.objective import Terms
 from ddm_embed.methods.simclr import ContrastTerms
 from ddm_embed.train.metrics import NEVER, LevelMean, StepMetrics, peak_flops, train_flops
 

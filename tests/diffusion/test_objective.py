@@ -8,10 +8,10 @@ import pytest
 from scipy.stats import kstest
 
 from ddm_embed.diffusion import prediction as p
+from ddm_embed.diffusion.objective import ADVERSARY, Objective, cosine, gaussian_kl, mix
 from ddm_embed.diffusion.process import PROCESSES, VE, VP
 from ddm_embed.diffusion.timesteps import Timesteps
-from ddm_embed.methods.diffusion import ADVERSARY, Objective, mix
-from ddm_embed.methods.method import Networks, cosine, gaussian_kl
+from ddm_embed.methods.method import Networks
 
 OBJECTIVE = Objective(VP().chain(1000), timesteps=Timesteps("stratified"))
 X0 = jax.random.normal(jax.random.key(1), (8, 4, 4, 1))
