@@ -1,6 +1,8 @@
 import ast
+import importlib
 import subprocess
 import sys
+import types
 
 import pytest
 from conftest import ROOT, tiny_config
@@ -79,6 +81,32 @@ def test_no_module_imports_itself_by_way_of_others():
             del arrows[name]
         arrows = {name: to & arrows.keys() for name, to in arrows.items()}
     assert not arrows, f"a circle: {arrows}"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if p.name != "__init__.py"], ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_every_name_that_is_taken_from_a_module_is_there(path):
+    """Also within functions that no quick test runs: jaxtyping's strings keep linters from telling."""
+    tree, modules = ast.parse(path.read_text()), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "ddm_embed":
+            room = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(room, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+                found = getattr(room, alias.name)
+                if isinstance(found, types.ModuleType):
+                    modules[alias.asname or alias.name] = found
+    stored = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    stored |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in modules.keys() - stored
+        ):
+            assert hasattr(modules[node.value.id], node.attr), f"{path}:{node.lineno}: {node.value.id}.{node.attr}"
 
 
 def test_importing_is_instant_and_loads_neither_tensorflow_nor_readers():

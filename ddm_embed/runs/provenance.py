@@ -69,8 +69,9 @@ def manifest(run: ConfigDict, config: ConfigDict, dataset: str) -> dict[str, Any
 def fingerprint(config: ConfigDict) -> str:
     """SHA-256 of what shapes a config's results but for its seeds: not its name, nor the fields that a resumed run may
     change."""
-    left_out = ("name", "seed", "train.seed", *config_lib.FREE_FIELDS)
-    kept = {name: value for name, value in config_lib.flatten(config).items() if not name.startswith(left_out)}
+    left_out = ("name", "seed", "train.seed")
+    flat = config_lib.flatten(config).items()
+    kept = {name: value for name, value in flat if name not in left_out and not config_lib.is_free(name)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
