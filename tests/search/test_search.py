@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -24,10 +25,11 @@ def embeddings(number=40, labels=None, seed=0):
 def embedded(tiny_run, tmp_path_factory):
     """(images, file, run): embeddings of dark and bright images, in a folder each."""
     root = tmp_path_factory.mktemp("search")
-    for i in range(24):
+    for i in range(24):  # textures: codes of plain greys are alike but for rounding
         path = root / "images" / ("dark" if i % 2 else "bright") / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (8, 8), (10 if i % 2 else 200) + i).save(path)
+        shades = np.random.default_rng(i).integers(0, 60, (8, 8), np.uint8)
+        Image.fromarray(shades + np.uint8(0 if i % 2 else 180)).save(path)
     frozen = open_run(tiny_run[1])
     job = making.Job(frozen, "encoder_1", (0.0, 0.9), "a test", list_images(root / "images", frozen))
     making.make(job, root / "out.npz", None, 2)
@@ -99,8 +101,8 @@ def test_the_program_prints_neighbours_at_every_level_and_draws_them(embedded, t
 
 
 def test_an_image_from_elsewhere_is_embedded_as_the_file_was(embedded, tmp_path):
-    _, file, run = embedded
-    Image.new("L", (8, 8), 11).save(tmp_path / "copy.png")
+    images, file, run = embedded
+    shutil.copy(images / "dark" / "1.png", tmp_path / "copy.png")
     done = run_program(
         "ddm_embed.search", "--workdir", run, "--embeddings", file, "--k=1", "--query", tmp_path / "copy.png"
     )
