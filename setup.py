@@ -14,7 +14,7 @@ setup(
     description="Image embeddings at every noise level, by self-conditional diffusion learning in JAX",
     long_description=(here / "README.md").read_text(),
     long_description_content_type="text/markdown",
-    url="https://github.com/OWNER/ddm_embed",  # set once; README's section on notebooks has the command
+    url="https://github.com/OWNER/ddm_embed",  # set once, by the command under README's notebooks
     license="Apache-2.0",
     packages=[*find_packages(include=["ddm_embed", "ddm_embed.*"]), "ddm_embed.configs"],
     package_dir={"ddm_embed.configs": "configs"},  # `--config digits` finds them where there is no clone
@@ -43,6 +43,7 @@ setup(
     ],
     extras_require={
         "cuda": ["jax[cuda13]>=0.10,<0.13"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"],
         "gcs": ["gcsfs>=2026.9,<2027"],
         "test": [
             "ipykernel>=6.29,<8",

@@ -1,0 +1,59 @@
+"""Rewrites the parts of the documents that are made from the code: python docs/generate.py
+
+A part stands between the lines `<!-- generated: NAME -->` and `<!-- end -->`. A test fails while one is stale.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from ddm_embed import config, reference
+from ddm_embed.methods.presets import ARMS
+from ddm_embed.sample.pictures import PICTURES
+
+DOCS = Path(__file__).parent
+PART = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table; a `|` in a cell is escaped."""
+    lines = [head, ("---",) * len(head), *([cell.replace("|", r"\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def arms() -> str:
+    """Each arm with the first line of its docstring; then what the rest of the docstrings says."""
+    told = {name: inspect.getdoc(arm).partition("\n") for name, arm in ARMS.items()}
+    first = table(("`arm=`", "method"), [(f"`{name}`", line) for name, (line, _, _) in told.items()])
+    rest = [f"* **`{name}`**: {plain(' '.join(rest.split()))}" for name, (_, _, rest) in told.items() if rest.strip()]
+    return f"{first}\n\nWhat each of them minimises, and what to expect of it:\n\n" + "\n".join(rest)
+
+
+def plain(text: str) -> str:
+    """Text in which only backticks mean something to Markdown."""
+    return "`".join(re.sub(r"([*_<\[\]])", r"\\\1", part) if i % 2 == 0 else part for i, part in enumerate(text.split("`")))
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "config of a run": lambda: reference.table(config.default),
+    "config of the probe": lambda: reference.table(config.probe_default),
+    "config of the pictures": lambda: reference.table(config.sample_default),
+    "arms": arms,
+    "pictures": lambda: table(
+        ("`--picture=`", "what is drawn"), [(f"`{name}`", picture.what) for name, picture in PICTURES.items()]
+    ),
+}
+
+
+def generated(text: str) -> str:
+    """The document with each of its generated parts as the code has it now."""
+    return PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n\n{part[3]}", text)
+
+
+if __name__ == "__main__":
+    for page in sorted(DOCS.glob("*.md")):
+        before = page.read_text()
+        if (after := generated(before)) != before:
+            page.write_text(after)
+            print(f"{page.name}: rewritten")
