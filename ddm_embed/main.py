@@ -2,7 +2,7 @@
 
     python -m ddm_embed.main --config FILE[:key=value,...] [--config.FIELD=VALUE ...] [--workdir W]
 
-FILE is a config such as configs/digits.py, FIELD any field of README's config reference, such as train.steps. W is the
+FILE is a config such as configs/digits.py, FIELD any field of docs/config.md, such as train.steps. W is the
 run directory, runs/NAME of the config by default; gs://BUCKET/PATH too. Exit codes: 0 finished, 75 start the same
 command again (saved after SIGTERM or Ctrl-C, or another process was lost), 1 error. For several processes, see
 launch/README.md.

@@ -32,7 +32,9 @@ def arms() -> str:
 
 def plain(text: str) -> str:
     """Text in which only backticks mean something to Markdown."""
-    return "`".join(re.sub(r"([*_<\[\]])", r"\\\1", part) if i % 2 == 0 else part for i, part in enumerate(text.split("`")))
+    parts = text.split("`")
+    parts[::2] = [re.sub(r"(?<!\w)_|_(?!\w)|[*<\[\]]", r"\\\g<0>", part) for part in parts[::2]]
+    return "`".join(parts)
 
 
 PARTS: dict[str, Callable[[], str]] = {

@@ -1,7 +1,7 @@
 """What MkDocs is told beyond mkdocs.yml, so that the same files read well on GitHub and as a site.
 
-README.md and launch/README.md lie outside of docs/ and become pages of the site. A link from any page to one of them, or
-from them to a page, leads within the site; a link to another file of the repository leads to the file on GitHub.
+README.md and launch/README.md lie outside of docs/ and become pages of the site. A link from a page to one of them, or
+from them to a page, stays within the site; a link to another file of the repository leads to the file on GitHub.
 """
 
 import re

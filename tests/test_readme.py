@@ -1,6 +1,7 @@
-"""README and the other documents: every block of code runs, at reduced length; tables are those of the code; links lead
-somewhere."""
+"""README and the other documents: every block of code runs, at reduced length; what is generated is that of the code;
+links lead somewhere."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -28,7 +29,7 @@ NOT_RUN = {
 }
 # What is left out of blocks to make them shorter; each must be met.
 SHORTER = {
-    "Embedder(steps=1000)": "Embedder(steps=4)",
+    "Embedder(steps=1000": "Embedder(steps=4",
     "for seed in 0 1 2": "for seed in 0",
     "in ddm drl drl-static vdrl ddae": "in vdrl",
     "python3 -m venv .venv && . .venv/bin/activate && pip install -e . && ": "",
@@ -41,7 +42,13 @@ SHORTER = {
     "protocols=ridge,logistic,knn,fewshot": "protocols=ridge,fewshot",
     "--picture=all": "--picture=one_z",
 }
-QUICK = {"Compare runs", "Cloud TPU", "GKE", "SLURM"}  # sections that take seconds; the others are of the slow stage
+QUICK = {
+    "Compare runs",
+    "A run directory",
+    "Cloud TPU",
+    "GKE",
+    "SLURM",
+}  # sections that take seconds; the others are of the slow stage
 
 # Those of extending.md are one file together, which test_extending runs.
 BLOCKS = [
@@ -127,12 +134,35 @@ def test_every_block_has_a_language():
         )
 
 
+def generator():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_generated_in_the_documents_is_what_the_code_says_now():
+    generate, met = generator(), set()
+    for page in DOCUMENTS:
+        text = page.read_text()
+        met |= {name for _, name, _ in generate.PART.findall(text)}
+        assert generate.generated(text) == text, f"{page} is stale: run python docs/generate.py"
+    assert met == set(generate.PARTS)
+
+
 @pytest.mark.parametrize("make", ["default", "probe_default", "sample_default"])
-def test_the_readme_has_the_reference_of_each_config_and_it_covers_every_field(make):
+def test_the_reference_of_each_config_covers_every_field(make):
     function = getattr(config_lib, make)
     table = reference.table(function)
     assert sorted(row.split("`")[1] for row in table.splitlines()[2:]) == sorted(config_lib.flatten(function()))
-    assert table in (ROOT / "README.md").read_text(), f"paste what ddm_embed.reference.table(config.{make}) returns"
+    assert table in (ROOT / "docs" / "config.md").read_text(), "run python docs/generate.py"
+
+
+def test_the_index_and_the_site_lead_to_every_page():
+    index, site = (ROOT / "docs" / "index.md").read_text(), (ROOT / "mkdocs.yml").read_text()
+    for page in DOCUMENTS[1:-1]:
+        assert page.name == "index.md" or f"]({page.name})" in index, page
+        assert re.search(rf"^ +- (\w+: )?{page.name}$", site, re.M), page
 
 
 def anchors(path):
@@ -157,7 +187,7 @@ def test_the_repositorys_address_is_the_same_everywhere():
     address = re.search(r'url="https://github.com/([^"]+)"', (ROOT / "setup.py").read_text()).group(1)
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     named = re.compile(r"(?:github\.com|colab\.research\.google\.com/github)/([\w-]+/ddm_embed)")
-    for file in [ROOT / "README.md", *notebooks]:
+    for file in [ROOT / "README.md", ROOT / "mkdocs.yml", *notebooks]:
         assert set(named.findall(file.read_text())) <= {address}, file
     for notebook in notebooks:
         badge = f"https://colab.research.google.com/github/{address}/blob/main/notebooks/{notebook.name}"

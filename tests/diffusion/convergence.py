@@ -1,6 +1,6 @@
 """How fast each ODE solver's error falls with its steps, on a Gaussian mixture whose denoiser is known exactly.
 
-python tests/diffusion/convergence.py docs/solver_order.png
+python tests/diffusion/convergence.py docs/pictures/solver_order.png
 """
 
 import sys
