@@ -8,8 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ddm_embed import config, reference
-from ddm_embed.methods.presets import ARMS
+from ddm_embed import arms, config, reference
 from ddm_embed.sample.pictures import PICTURES
 
 DOCS = Path(__file__).parent
@@ -22,9 +21,9 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def arms() -> str:
+def methods() -> str:
     """Each arm with the first line of its docstring; then what the rest of the docstrings says."""
-    told = {name: inspect.getdoc(arm).partition("\n") for name, arm in ARMS.items()}
+    told = {name: inspect.getdoc(arm).partition("\n") for name, arm in arms.arms().items()}
     first = table(("`arm=`", "method"), [(f"`{name}`", line) for name, (line, _, _) in told.items()])
     rest = [f"* **`{name}`**: {plain(' '.join(rest.split()))}" for name, (_, _, rest) in told.items() if rest.strip()]
     return f"{first}\n\nWhat each of them minimises, and what to expect of it:\n\n" + "\n".join(rest)
@@ -41,7 +40,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "config of a run": lambda: reference.table(config.default),
     "config of the probe": lambda: reference.table(config.probe_default),
     "config of the pictures": lambda: reference.table(config.sample_default),
-    "arms": arms,
+    "arms": methods,
     "pictures": lambda: table(
         ("`--picture=`", "what is drawn"), [(f"`{name}`", picture.what) for name, picture in PICTURES.items()]
     ),
