@@ -18,7 +18,7 @@ Row = tuple[str, str, str]  # field, default, what
 
 
 def rows(make: Callable[[], ConfigDict]) -> list[Row]:
-    """Each field of a config with its default and what it is.
+    """Each field of a config with its default and what it is; those of one room, `model.`, stand together.
 
     Args:
       make: `config.default`, `config.probe_default` or `config.sample_default`.
@@ -27,7 +27,9 @@ def rows(make: Callable[[], ConfigDict]) -> list[Row]:
 
     fields = {config.default: config.run_fields, config.probe_default: lambda: config.PROBE}
     fields = fields.get(make, lambda: config.SAMPLE)()
-    return [(name, shown(field.default), field.what) for name, field in fields.items()]
+    rooms = list(dict.fromkeys(name.rpartition(".")[0] for name in fields))
+    together = sorted(fields.items(), key=lambda item: rooms.index(item[0].rpartition(".")[0]))
+    return [(name, shown(field.default), field.what) for name, field in together]
 
 
 def shown(default: Any) -> str:
