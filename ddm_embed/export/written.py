@@ -1,10 +1,15 @@
-"""An export on its way to the disk: whole or not at all."""
+"""An export: the encoder as a serialised program of jax.export, which runs without this package, its weights and its
+documents; on the disk whole or not at all."""
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax import export
+from jaxtyping import Array, Float, Shaped
 from safetensors import numpy as safetensors
 
 from ddm_embed import __version__
@@ -12,13 +17,15 @@ from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
 from ddm_embed.export import measured as measured_lib
 from ddm_embed.export.card import Documents, card
-from ddm_embed.export.program import serialised
 from ddm_embed.features import exported
 from ddm_embed.features.choice import Choice
+from ddm_embed.features.exported import Flat, flat, nested
 from ddm_embed.features.run import Run, check_levels
 from ddm_embed.runs import files
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.validate import check_feature
+
+PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def read_documents(workdir: Path) -> Documents:
@@ -109,3 +116,39 @@ def write_folder(out: Path, contents: dict[str, bytes]) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def serialised(frozen: Run, feature: str) -> bytes:
+    """A program (weights by name, images [batch, height, width, channel], t []) -> float32 [batch, dim].
+
+    Images are of the encoder's own type, the batch is of any size, and one t is for all images. It computes in float32
+    on every platform, also where matrix products in it would be rounded to fewer bits.
+    """
+    weights = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in flat(frozen.host_params()).items()
+    }
+    (batch,) = export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *frozen.image_shape), frozen.dtype)
+    with jax.default_matmul_precision("highest"):
+        embed = jax.jit(by_name(exact(frozen), feature))
+        exported = export.export(embed, platforms=PLATFORMS)(weights, images, jax.ShapeDtypeStruct((), np.float32))
+    return bytes(exported.serialize())
+
+
+def by_name(
+    frozen: Run, feature: str
+) -> Callable[[Flat, Shaped[Array, "batch height width channel"], Float[Array, ""]], Float[Array, "batch dim"]]:
+    """The frozen encoder's program, of parameters under the names that they have in a file."""
+    program = frozen.program(feature)
+
+    def embed(weights, images, t):
+        return program(nested(weights), images, t)
+
+    return embed
+
+
+def exact(frozen: Run) -> Run:
+    """The same encoder, computing in float32 by operations that every platform has."""
+    config = config_lib.from_json(config_lib.to_json(frozen.config), config_lib.default())
+    config.model.dtype, config.model.attention, config.model.remat = "float32", "xla", "none"
+    return frozen.replace(config=config)

@@ -1,6 +1,14 @@
-"""The device mesh and the names of its axes."""
+"""The device mesh, the names of its axes, and how parameters lie on it: parameter path -> PartitionSpec.
 
-from collections.abc import Callable, Sequence
+fsdp splits every matrix along one axis that holds the model's width. tensor splits a block's heads and hidden units, in
+the manner of Megatron-LM (Shoeybi et al. 2019, arXiv 1909.08053, sec. 3): the first matrix of attention and of the MLP
+by columns, the second by rows, so that a block adds up twice and gathers nothing. Vectors as wide as the model are
+small and lie whole on every device.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,8 +17,24 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+from ddm_embed.errors import UserError
+
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
+# First match wins; a path is "encoder/block_0/attention/qkv/kernel".
+RULES = (
+    (r"qkv/kernel$", P("fsdp", None, "tensor")),  # [width, 3, width of all heads]
+    (r"qkv/bias$", P(None, "tensor")),
+    (r"mlp_in/kernel$", P("fsdp", "tensor")),  # [width, hidden]
+    (r"mlp_in/bias$", P("tensor")),
+    (r"(attention/out|mlp_out)/kernel$", P("tensor", "fsdp")),  # [width of all heads or hidden, width]
+    (r"(bias|scale|logits|mask)$", P()),
+    (r"(predictor|projector|classifier)/", P()),  # as wide as z, not as the model
+    (r"(first|conv_in|conv_out|shortcut)/kernel$", P(None, None, None, "fsdp")),  # [height, width, in, out]
+    (r"(patches|time/in|code_in)/kernel$", P(None, "fsdp")),  # [pixels, frequencies or z; width]
+    (r"kernel$", P("fsdp", None)),  # [width, any]
+)
+STACKED = "/blocks/"  # blocks that are one scan: their parameters have the layer as their first axis
 
 
 def make_mesh(data: int, fsdp: int, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -33,3 +57,36 @@ def by_example(mesh: Mesh) -> Callable[[Float[Array, "batch *rest"]], Float[Arra
     the parameters are, over fsdp along the width, and add up whole activations in every layer."""
     sharding = NamedSharding(mesh, P(BATCH_AXES))
     return lambda array: jax.lax.with_sharding_constraint(array, sharding)
+
+
+def partition(params: Any, mesh: Mapping[str, int]) -> Any:
+    """A tree of PartitionSpec like `params`, whose leaves may be arrays or shapes.
+
+    Args:
+      params: a tree of dicts.
+      mesh: the size of each of the mesh's axes.
+
+    Raises:
+      ValueError: no rule matches a parameter; names it.
+      UserError: a parameter does not divide by the mesh; names it.
+    """
+
+    def rule(path: tuple, leaf: Any) -> P:
+        name = "/".join(str(part.key) for part in path)
+        for pattern, spec in RULES:
+            if re.search(pattern, name):
+                spec = P(None, *spec) if STACKED in name else spec
+                check_divides(name, leaf.shape, spec, mesh)
+                return spec
+        raise ValueError(f"no partition rule matches the parameter {name} {leaf.shape}")
+
+    return jax.tree_util.tree_map_with_path(rule, params)
+
+
+def check_divides(name: str, shape: tuple[int, ...], spec: P, mesh: Mapping[str, int]) -> None:
+    """Raises UserError if an axis of the parameter does not divide by the mesh's axis that splits it."""
+    for size, axis in zip(shape, spec, strict=False):
+        if axis is not None and size % mesh[axis]:
+            raise UserError(
+                f"config.mesh.{axis}={mesh[axis]} does not divide {size}, an axis of the parameter {name} {shape}"
+            )

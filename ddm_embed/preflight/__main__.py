@@ -38,18 +38,18 @@ _string("json", None, "Write the estimates to this file too.")
 
 
 def body(given: flags.FlagValues, config: ConfigDict) -> int:
-    from ddm_embed.preflight import answers, slices
+    from ddm_embed.preflight import report, slices
 
     if not given.topology:
         raise UserError("--topology is missing; give a TPU slice, such as v5e:16x16, or here")
     if sum((given.sweep, bool(given.scaling), given.mend)) > 1:
         raise UserError("--sweep, --scaling and --mend are three questions; ask one")
     if given.mesh:
-        config.update_from_flattened_dict(answers.parse_mesh(given.mesh))
+        config.update_from_flattened_dict(report.parse_mesh(given.mesh))
     largest = None if given.topology == slices.HERE else slices.parse(given.topology)
     if largest:
         slices.find_compiler()
-        with answers.for_absent_chips():
+        with report.for_absent_chips():
             return answer(given, config, largest)
     if given.sweep or given.scaling:
         raise UserError(f"--topology={slices.HERE} has one size; --sweep and --scaling take a TPU slice")
@@ -58,21 +58,21 @@ def body(given: flags.FlagValues, config: ConfigDict) -> int:
 
 def answer(given: flags.FlagValues, config: ConfigDict, largest: "Slice | None") -> int:
     """Prints the answer to the question that was asked; the exit code. largest: None is this machine."""
-    from ddm_embed.preflight import answers, report
+    from ddm_embed.preflight import report
     from ddm_embed.preflight.compiled import here
     from ddm_embed.validate import validate
 
     validate(config)
-    shape = answers.image_shape(config, given.image)
+    shape = report.image_shape(config, given.image)
     for path in filter(None, (given.scaling, given.json)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)  # fails now if it cannot be, not after the work
 
     if given.scaling:
-        rows = answers.scale(config, shape, largest, Path(given.scaling))
+        rows = report.scale(config, shape, largest, Path(given.scaling))
     elif given.sweep:
-        rows = answers.sweep_slices(config, shape, largest, given.chips)
+        rows = report.sweep_slices(config, shape, largest, given.chips)
     else:
-        rows = [answers.one(config, shape, answers.machine_of(largest) if largest else here(), given.mend)]
+        rows = [report.one(config, shape, report.machine_of(largest) if largest else here(), given.mend)]
     if given.json:
         Path(given.json).write_text(report.to_json(rows))
     return 0 if any(row.fits for row in rows) else 1

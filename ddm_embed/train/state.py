@@ -13,7 +13,7 @@ from jaxtyping import Array, Int
 
 from ddm_embed.models.build import Models
 from ddm_embed.parallel import distributed
-from ddm_embed.parallel.partition import partition
+from ddm_embed.parallel.mesh import partition
 
 
 @struct.dataclass

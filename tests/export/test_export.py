@@ -20,7 +20,7 @@ from ddm_embed.errors import UserError
 from ddm_embed.export import written
 from ddm_embed.export.card import Documents
 from ddm_embed.export.measured import Measured
-from ddm_embed.export.program import exact, serialised
+from ddm_embed.export.written import exact, serialised
 from ddm_embed.features import exported
 from ddm_embed.features.choice import Choice
 from ddm_embed.features.exported import open_any

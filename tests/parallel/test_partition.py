@@ -4,7 +4,7 @@ from conftest import tiny_models
 from jax.sharding import PartitionSpec as P
 
 from ddm_embed.errors import UserError
-from ddm_embed.parallel.partition import partition
+from ddm_embed.parallel.mesh import partition
 
 ALONE = {"data": 1, "fsdp": 1, "tensor": 1}
 

@@ -8,7 +8,7 @@ from conftest import ROOT, flags_of, refused, run_module, run_program, tiny_conf
 
 from ddm_embed.errors import UserError
 from ddm_embed.parallel.chips import Chip
-from ddm_embed.preflight import answers, compiled, sweep
+from ddm_embed.preflight import compiled, report, sweep
 from ddm_embed.preflight.compiled import Machine, estimate, needed_bytes
 
 IMAGE = (8, 8, 1)
@@ -43,13 +43,13 @@ def small_machine(memory, chips=1):
     [("data=64,fsdp=4", (64, 4, 1)), ("fsdp=4", (-1, 4, 1)), ("tensor=2,data=3,fsdp=5", (3, 5, 2))],
 )
 def test_a_mesh_is_read_and_what_is_not_named_follows(text, sizes):
-    assert tuple(answers.parse_mesh(text).values()) == sizes
+    assert tuple(report.parse_mesh(text).values()) == sizes
 
 
 @pytest.mark.parametrize("text", ["model=2", "fsdp", "fsdp=0", "fsdp=x", "fsdp=2;data=2", "data=-1"])
 def test_a_mesh_that_is_none_is_refused_with_an_example(text):
     with pytest.raises(UserError, match=r"--mesh=.*: expected sizes of data, fsdp, tensor, such as data=64,fsdp=4"):
-        answers.parse_mesh(text)
+        report.parse_mesh(text)
 
 
 def test_what_the_compiler_says_it_would_need_is_read():
@@ -65,13 +65,13 @@ def test_a_state_that_does_not_fit_is_not_compiled_and_more_chips_are_advised(mo
     machine = small_machine(1000)
     row = estimate(tiny_config(), IMAGE, machine)
     assert not row.fits and row.cost is None and row.needed == row.state.total > 1000
-    assert answers.advice(tiny_config(), IMAGE, machine, mend=True).startswith("use more chips")
+    assert report.advice(tiny_config(), IMAGE, machine, mend=True).startswith("use more chips")
 
 
 def test_a_step_that_does_not_fit_is_answered_with_what_to_change(monkeypatch):
     state = estimate(tiny_config(), IMAGE, small_machine(1e9), compile=False).state.total
     machine = small_machine(state + 1000)
-    said = answers.advice(tiny_config(), IMAGE, machine, mend=False)
+    said = report.advice(tiny_config(), IMAGE, machine, mend=False)
     assert said.startswith("try, cheapest first: --config.model.remat=dots; --config.model.remat=full; ")
     assert "--config.model.remat=full --config.train.accumulate=2" in said
 
@@ -83,7 +83,7 @@ def test_a_step_that_does_not_fit_is_answered_with_what_to_change(monkeypatch):
     monkeypatch.setattr(compiled, "compile_step", refuse)
     row = estimate(tiny_config(), IMAGE, small_machine(1e9))
     assert not row.fits and row.cost is None and row.needed == row.state.total + 2**30
-    said = answers.advice(tiny_config(), IMAGE, small_machine(1e9), mend=True)
+    said = report.advice(tiny_config(), IMAGE, small_machine(1e9), mend=True)
     assert said.startswith("use --config.model.remat=full --config.train.accumulate=4, compiled: 0.00 MiB of ")
 
 
