@@ -97,11 +97,10 @@ def picture(image: UInt8[np.ndarray, "height width channel"], small: bool | None
     return _encoded(Image.fromarray(shown), "PNG", optimize=True)
 
 
-def picture_file(path: Path, most_bytes: int) -> str:
-    """A picture's file as a data URI; one of more bytes becomes JPEG, and narrower until it is small enough."""
+def picture_file(data: bytes, most_bytes: int) -> str:
+    """A PNG file as a data URI; one of more bytes becomes JPEG, and narrower until it is small enough."""
     from PIL import Image
 
-    data = path.read_bytes()
     if len(data) <= most_bytes:
         return "data:image/png;base64," + base64.b64encode(data).decode()
     with Image.open(io.BytesIO(data)) as image:

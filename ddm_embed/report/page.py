@@ -11,18 +11,18 @@ from ddm_embed.results import Results, baseline_of, main_protocol
 from ddm_embed.runs.outcome import ProbeFolder
 
 
-def write_page(results: Results, atlas: Atlas | None, samples: list[Path], folder: Path) -> Path:
+def write_page(results: Results, atlas: Atlas | None, samples: dict[str, bytes], folder: Path) -> Path:
     """Writes report.html into the folder, W/probe/NAME, and returns its path.
 
     Args:
       results: what results.json holds. Parts that are null or missing are left out of the page.
       atlas: what `probe.atlas` describes, or None.
-      samples: PNG files to show.
+      samples: PNG files to show, by name.
     """
     return ProbeFolder(folder).write_report(page(results, atlas or {}, samples, folder))
 
 
-def page(results: Results, atlas: Atlas, samples: list[Path], folder: Path) -> str:
+def page(results: Results, atlas: Atlas, samples: dict[str, bytes], folder: Path) -> str:
     """The page as HTML."""
     given = Given(results, atlas, samples, folder)
     kept = {name: html for name, section in SECTIONS.items() if (html := section.html(name, given))}

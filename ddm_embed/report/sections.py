@@ -34,12 +34,12 @@ class Given:
 
     Attributes:
       results: what results.json holds; what is null or missing there is left out. atlas: what `probe.atlas` describes,
-        or empty. samples: PNG files to show. folder: W/probe/NAME.
+        or empty. samples: PNG files to show, by name. folder: W/probe/NAME.
     """
 
     results: Results
     atlas: Atlas
-    samples: list[Path]
+    samples: dict[str, bytes]
     folder: Path
 
     @cached_property
@@ -264,14 +264,13 @@ def _sprite(images: UInt8[np.ndarray, "number height width channel"]) -> str:
 
 def samples(given: Given) -> str:
     """Pictures of W/samples, each under its name."""
-    paths = given.samples
-    most = min(250_000, PICTURES // max(len(paths), 1))
+    most = min(250_000, PICTURES // max(len(given.samples), 1))
     figures = (
-        f'<figure><img class="figure" src="{document.picture_file(path, most)}" alt="{escape(path.stem)}">'
-        f"<figcaption>{escape(path.stem.replace('_', ' '))}</figcaption></figure>"
-        for path in paths
+        f'<figure><img class="figure" src="{document.picture_file(data, most)}" alt="{escape(name)}">'
+        f"<figcaption>{escape(name.replace('_', ' '))}</figcaption></figure>"
+        for name, data in given.samples.items()
     )
-    return f'<div class="figures">{"".join(figures)}</div>' if paths else ""
+    return f'<div class="figures">{"".join(figures)}</div>' if given.samples else ""
 
 
 HELD_OUT = "On held-out training images. What is highest here was chosen; test images had no part in it."

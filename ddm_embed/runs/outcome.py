@@ -72,10 +72,11 @@ class ProbeFolder:
         write_whole(path, html)
         return path
 
-    def pictures(self) -> list[Path]:
-        """The PNG files of the run that the folder lies in: the last that training drew, then those with a name."""
+    def pictures(self) -> dict[str, bytes]:
+        """PNG files of the run that the folder lies in, by name: the last of training, then those of `sample`."""
         drawn = sorted((self.path.parents[1] / PICTURES).glob("*.png"))
-        return [path for path in drawn if path.stem.isdigit()][-1:] + [p for p in drawn if not p.stem.isdigit()]
+        shown = [path for path in drawn if path.stem.isdigit()][-1:] + [p for p in drawn if not p.stem.isdigit()]
+        return {path.stem: path.read_bytes() for path in shown}
 
 
 def probes(workdir: Path) -> list[ProbeFolder]:

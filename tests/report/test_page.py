@@ -1,6 +1,7 @@
 """The report as a page: what is in it, and how a browser shows it."""
 
 import html
+import io
 import json
 import re
 import shutil
@@ -70,12 +71,12 @@ def without_labels():
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def pictures():
     from PIL import Image
 
-    path = tmp_path_factory.mktemp("samples") / "one_z.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)).save(path)
-    return [path]
+    content = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)).save(content, "PNG")
+    return {"one_z": content.getvalue()}
 
 
 def test_the_page_is_one_sound_file_with_every_section_linked_and_every_image_described(tmp_path, pictures):
@@ -95,7 +96,7 @@ def test_the_page_is_one_sound_file_with_every_section_linked_and_every_image_de
 
 def test_the_page_states_what_was_measured(tmp_path):
     results = make_results()
-    shown = " ".join(Balanced(page(results, {}, [], tmp_path)).text).replace("\xa0", " ")
+    shown = " ".join(Balanced(page(results, {}, {}, tmp_path)).text).replace("\xa0", " ")
     assert f"{100 * results['test_accuracy']:.2f} %" in shown and "81.00 %" in shown
     assert f"{100 * (results['test_accuracy'] - 0.81):+.2f} points" in shown
     assert results["manifest"]["commit"] in shown and results["manifest"]["config_hash"] in shown
@@ -107,13 +108,13 @@ def test_the_page_states_what_was_measured(tmp_path):
 
 def test_readers_of_a_trajectory_are_set_against_the_best_single_level(tmp_path):
     results = make_results(protocols=["ridge", *TRAJECTORY])
-    section = page(results, {}, [], tmp_path).partition('id="readers"')[2].partition("</section>")[0]
+    section = page(results, {}, {}, tmp_path).partition('id="readers"')[2].partition("</section>")[0]
     single, mean = (results["protocols"][f"trajectory_{name}"] for name in ("single", "mean"))
     assert f"t={single['selected']['t']:g}" in section and "Readers of z<" in section
     assert f"k={mean['selected']['feature'].removeprefix('z@')}" in section
     assert f"{100 * (mean['test_accuracy'] - single['test_accuracy']):+.2f}" in section
     alone = make_results(protocols=["ridge", "trajectory_single"])
-    assert 'id="readers"' not in page(alone, {}, [], tmp_path)
+    assert 'id="readers"' not in page(alone, {}, {}, tmp_path)
 
 
 def test_names_are_escaped_everywhere(tmp_path):
@@ -130,14 +131,14 @@ def test_names_are_escaped_everywhere(tmp_path):
     results["protocols"] = {bad: ridge, f"trajectory_{bad}": ridge | {"settings": {"feature": bad}}}
     made = made_atlas()
     made["map/feature"] = made["strips/feature"] = np.asarray(bad)
-    text = page(results, made, [], tmp_path)
+    text = page(results, made, {}, tmp_path)
     Balanced(text)
     assert "<script>alert" not in text and bad in " ".join(Balanced(text).text)
     assert len(re.findall("<script", text)) == 1
 
 
 def test_a_dataset_without_labels_still_has_measures_a_map_and_its_manifest(tmp_path):
-    text = page(without_labels(), made_atlas(labelled=False), [], tmp_path)
+    text = page(without_labels(), made_atlas(labelled=False), {}, tmp_path)
     links = Balanced(text).links
     assert links == ["#neighbours", "#map", "#cka", "#measures", "#manifest"]
     assert "no labels" in text and "retrieval mAP" not in text
@@ -146,19 +147,19 @@ def test_a_dataset_without_labels_still_has_measures_a_map_and_its_manifest(tmp_
 def test_every_part_may_be_null_or_missing(tmp_path):
     full = make_results()
     for name in full.keys() - {"manifest", "dataset", "name", "checkpoint_step"}:
-        Balanced(page(full | {name: None}, {}, [], tmp_path))
+        Balanced(page(full | {name: None}, {}, {}, tmp_path))
     bare = {name: full[name] for name in ("manifest", "dataset", "name", "checkpoint_step")}
-    assert Balanced(page(bare, {}, [], tmp_path)).links == ["#manifest"]
+    assert Balanced(page(bare, {}, {}, tmp_path)).links == ["#manifest"]
     holes = json.loads(json.dumps(full))
     holes["measures"]["profile"][3]["rankme"] = None
     holes["measures"]["profile"][4]["rankme"] = float("nan")
-    Balanced(page(holes, {}, [], tmp_path))
+    Balanced(page(holes, {}, {}, tmp_path))
 
 
 @pytest.mark.parametrize("number", [2, 10, 40, 41, 1000])
 def test_confusion_is_a_matrix_of_up_to_40_classes_and_pairs_beyond(tmp_path, number):
     results = make_results(classes=[f"class_{i}" for i in range(number)])
-    text = page(results, {}, [], tmp_path)
+    text = page(results, {}, {}, tmp_path)
     Balanced(text)
     assert ('class="confusion"' in text) == (number <= 40) and ("Hardest classes" in text) == (number > 40)
     assert len(text) < 3e6
@@ -178,13 +179,13 @@ def test_a_deep_network_under_many_protocols_still_makes_a_small_page(tmp_path):
         "keys": keys,
         "matrix": np.random.default_rng(0).uniform(size=[len(keys)] * 2).tolist(),
     }
-    assert len(page(results, {}, [], tmp_path)) < 3e6
+    assert len(page(results, {}, {}, tmp_path)) < 3e6
 
 
 def test_the_worst_memorisation_sign_is_a_warning(tmp_path):
     results = make_results()
     results["measures"]["memorisation"] = {"falls_steadily": True, "feature": "z", "peak_t": 0.0}
-    assert "falls steadily" in page(results, {}, [], tmp_path).split("<nav")[0]
+    assert "falls steadily" in page(results, {}, {}, tmp_path).split("<nav")[0]
 
 
 def test_similarities_that_are_not_known_are_grey_and_not_zero():
@@ -269,14 +270,14 @@ def test_a_browser_shows_the_page_without_errors_network_or_sideways_scroll(tmp_
     if kind == "full":
         path = write_page(make_results(), made_atlas(side=64), pictures, tmp_path)
     elif kind == "unlabelled":
-        path = write_page(without_labels(), made_atlas(labelled=False), [], tmp_path)
+        path = write_page(without_labels(), made_atlas(labelled=False), {}, tmp_path)
     elif kind == "comparison":
         made = [make_results(f"a_long_name_of_a_run_{i}", seed) for i in range(6) for seed in (0, 1)]
         places = [write_run(tmp_path / str(place), results) for place, results in enumerate(made)]
         path = report.write(*compare(read_runs(places, None)), tmp_path)[-1]
     else:
         names = [f"a_class_with_a_very_long_name_{i}" for i in range(1000)]
-        path = write_page(make_results(name="a_long_name" * 12, classes=names), None, [], tmp_path)
+        path = write_page(make_results(name="a_long_name" * 12, classes=names), None, {}, tmp_path)
     log = browse(path, width, height, tmp_path / "a", f"--screenshot={tmp_path / 'shown.png'}").stderr
     assert "CONSOLE" not in log, log
     from PIL import Image
