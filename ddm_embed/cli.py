@@ -81,7 +81,7 @@ def run(
         return 0
     with _logging() as handler:
         try:
-            what = _parse(argv, given, default(), config_required) if default else given(["", *argv])[1:]
+            what = _parse(argv, given, default, config_required) if default else given(["", *argv])[1:]
             _set_up_compilation_cache()
             if "num_processes" in given:
                 _join_processes(given, handler)
@@ -211,43 +211,55 @@ def _join_processes(given: flags.FlagValues, handler: logging.Handler) -> None:
         logger.info("process 0 of %d; the others tell only what goes wrong", jax.process_count())
 
 
-def _parse(argv: list[str], given: flags.FlagValues, default: ConfigDict, config_required: bool) -> ConfigDict:
+def _parse(
+    argv: list[str], given: flags.FlagValues, default: Callable[[], ConfigDict], config_required: bool
+) -> ConfigDict:
     """The config; the other flags' values go into `given`."""
-    names = [part.lstrip("-") for part in argv if part.startswith("-")]
-    for name in names:
-        if name.startswith("config."):
-            config_lib.check_field(name.partition("=")[0].removeprefix("config."), default)
-    if any(name.partition("=")[0] == "config" for name in names):
-        argv = _with_config_file(argv)
-        define = partial(config_flags.DEFINE_config_file, default=None)
-    elif config_required:
-        define = None
-        flags.DEFINE_string("config", None, CONFIG_HELP, flag_values=given)
+    argv, file = _without_config_file(argv)
+    if file is None and not config_required:
+        config = default()
+    elif file is not None:
+        config = _load(file)  # before any field is looked up: it may register methods, with fields of their own
+        if config_lib.flatten(config).keys() != config_lib.flatten(default()).keys():
+            raise UserError("--config is of another program: its fields are not this one's")
     else:
-        define = partial(config_flags.DEFINE_config_dict, config=default)
+        config = None
+    for part in argv:
+        name = part.lstrip("-").partition("=")[0]
+        if part.startswith("-") and name.startswith("config."):
+            config_lib.check_field(name.removeprefix("config."), default() if config is None else config)
     argv = ["", *argv]
-    holder = define and define("config", help_string=CONFIG_HELP, flag_values=given, sys_argv=argv)
+    holder = None
+    if config is not None:
+        holder = config_flags.DEFINE_config_dict(
+            "config", config, help_string=CONFIG_HELP, flag_values=given, sys_argv=argv
+        )
     rest = given(argv)
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}; flags begin with --")
     if holder is None:
         raise UserError("--config is missing; give a config file, such as --config configs/digits.py")
-    if config_lib.flatten(holder.value).keys() != config_lib.flatten(default).keys():
-        raise UserError("--config is of another program: its fields are not this one's")
     return holder.value
 
 
-def _with_config_file(argv: list[str]) -> list[str]:
-    """The arguments with the path of the file that `--config` names in its place."""
-    argv = list(argv)
-    for place, part in enumerate(argv):
+def _load(file: str) -> ConfigDict:
+    """What the config file, PATH or PATH:ARGUMENTS, gives."""
+    alone = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=alone, sys_argv=["", f"--config={file}"])
+    alone(["", f"--config={file}"])
+    return holder.value
+
+
+def _without_config_file(argv: list[str]) -> tuple[list[str], str | None]:
+    """The arguments without `--config FILE`, and the path of the last FILE; None if none is named."""
+    rest, file, parts = [], None, iter(argv)
+    for part in parts:
         name, equals, value = part.partition("=")
         if name in ("-config", "--config"):
-            if equals:
-                argv[place] = f"{name}={config_lib.find_file(value)}"
-            else:
-                argv[place + 1 : place + 2] = [config_lib.find_file("".join(argv[place + 1 : place + 2]))]
-    return argv
+            file = config_lib.find_file(value if equals else next(parts, ""))
+        else:
+            rest.append(part)
+    return rest, file
 
 
 @contextlib.contextmanager

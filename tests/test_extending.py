@@ -7,15 +7,25 @@ import pytest
 from conftest import ROOT, refused, run_program
 from documents import SHORT, blocks
 
+from ddm_embed import arms, methods
 from ddm_embed import config as config_lib
 from ddm_embed.data import sources
 from ddm_embed.errors import UserError
 from ddm_embed.probe import protocols
 from ddm_embed.report import sections
 from ddm_embed.sample import pictures
+from ddm_embed.validate import validate
 
 PAGE = ROOT / "docs" / "extending.md"
-REGISTRIES = (sources.KINDS, protocols.PROTOCOLS, protocols.HEADS, pictures.PICTURES, sections.SECTIONS)
+REGISTRIES = (
+    methods.METHODS,
+    build.ENCODERS,
+    sources.KINDS,
+    protocols.PROTOCOLS,
+    protocols.HEADS,
+    pictures.PICTURES,
+    sections.SECTIONS,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +36,51 @@ def toy(tmp_path_factory):
     (folder / "toy.py").write_text("\n\n".join(block.text for block in blocks(PAGE, "python")))
     commands = [shlex.split(line) for block in blocks(PAGE, "sh") for line in block.text.splitlines()]
     told = {}
+    short = SHORT | {"ddm_embed.main": f"{SHORT['ddm_embed.main']} --config.train.log_every=1"}
     for _, _, module, *arguments in commands:
-        short = shlex.split(SHORT.get(module, ""))
+        flags = shlex.split(short.get(module, ""))
         here = [part if part.startswith("-") or part == "noised" else str(folder / part) for part in arguments]
-        told[module] = run_program(module, *here, *short)
+        told[module] = run_program(module, *here, *flags)
         assert told[module].returncode == 0, told[module].stderr
     yield folder, told
     for registry, kept in zip(REGISTRIES, before, strict=True):
         registry.clear()
         registry.update(kept)
+
+
+def test_a_method_from_outside_is_trained_probed_and_compared(toy):
+    folder, told = toy
+    run = folder / "runs" / "rotation"
+    config = json.loads((run / "config.json").read_text())
+    assert config["objective"]["name"] == "rotation" and config["rotation"] == {"turns": 4}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines and all({"loss", "accuracy", "mfu"} <= line.keys() for line in lines)
+    assert lines[0]["loss"] < 3  # log 4 of a classifier that knows nothing is 1.39
+    results = json.loads((run / "probe" / "linear" / "results.json").read_text())
+    assert {point["feature"] for point in results["profile"]} == {"z", "encoder_1"}
+    assert "toy_rotation" in told["ddm_embed.compare"].stdout
+    assert "rotation" in arms.ARMS
+
+
+def test_the_fields_of_a_method_from_outside_are_checked_like_all_others(toy):
+    config = config_lib.default()
+    config.rotation.turns = 3
+    with pytest.raises(UserError, match=r"rotation\.turns=3 has no effect .* set config\.objective\.name to rotation"):
+        validate(config)
+    arms.apply("rotation", config)
+    validate(config)
+    config.rotation.turns = 5
+    with pytest.raises(UserError, match=r"rotation\.turns=5; expected between 2 and 4"):
+        validate(config)
+
+
+def test_an_encoder_from_outside_is_trained_and_named_among_the_others(toy):
+    folder, _ = toy
+    assert "encoder/patches/kernel" in (folder / "runs" / "toy" / "parameters.txt").read_text()
+    config = config_lib.default()
+    config.model.encoder = "patchwice"
+    with pytest.raises(UserError, match=r"is not patchwise, or wrn-DEPTH-WIDENING .*, or transformer"):
+        validate(config)
 
 
 def test_a_source_from_outside_is_trained_on_and_named_among_the_others(toy):

@@ -7,12 +7,12 @@ from ddm_embed.errors import UserError
 from ddm_embed.methods import autoencoder, byol, diffusion, mae, simclr, supervised, untrained
 from ddm_embed.methods.method import Method
 
-_METHODS: dict[str, Method] = {}
+METHODS: dict[str, Method] = {}  # by name, in the order of registration
 
 
 def register(method: Method) -> None:
     """Makes a method known by its name, its presets as arms and its fields in every config made from now on."""
-    _METHODS[method.name] = method
+    METHODS[method.name] = method
 
 
 register(diffusion.METHOD)
@@ -27,7 +27,7 @@ register(untrained.METHOD)
 
 def all_methods() -> tuple[Method, ...]:
     """In the order of registration."""
-    return tuple(_METHODS.values())
+    return tuple(METHODS.values())
 
 
 def of(config: ConfigDict) -> Method:
@@ -37,9 +37,9 @@ def of(config: ConfigDict) -> Method:
       UserError: there is none of this name.
     """
     name = config.objective.name
-    if name not in _METHODS:
-        raise UserError(f"config.objective.name={name!r}; use one of {', '.join(_METHODS)}")
-    return _METHODS[name]
+    if name not in METHODS:
+        raise UserError(f"config.objective.name={name!r}; use one of {', '.join(METHODS)}")
+    return METHODS[name]
 
 
 def fields() -> dict[str, Field]:

@@ -19,12 +19,12 @@ VARIANTS = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (102
 # Each network's number is part of what a seed means: it is folded into the key of its initialisation.
 NUMBERS = {"denoiser": 0, "encoder": 1, "predictor": 2, "decoder": 3, "projector": 4, "classifier": 5}
 
-ENCODERS: list[Architecture] = []
+ENCODERS: dict[str, Architecture] = {}  # by the form of their names
 
 
 def register_encoder(architecture: Architecture) -> None:
     """Makes an encoder architecture known; a later one may take the names of an earlier one."""
-    ENCODERS.insert(0, architecture)
+    ENCODERS[architecture.form] = architecture
 
 
 register_encoder(encoder.TRANSFORMER)
@@ -37,10 +37,10 @@ def find_encoder(name: str) -> Architecture:
     Raises:
       ValueError: there is none; says what the names are.
     """
-    for architecture in ENCODERS:
+    for architecture in reversed(ENCODERS.values()):
         if architecture.takes(name):
             return architecture
-    raise ValueError(f"is not {', or '.join(a.form for a in ENCODERS)}")
+    raise ValueError(f"is not {', or '.join(reversed(ENCODERS))}")
 
 
 def parse_variant(variant: str) -> tuple[str, int]:

@@ -29,7 +29,7 @@ RULES = (
     (r"mlp_in/bias$", P("tensor")),
     (r"(attention/out|mlp_out)/kernel$", P("tensor", "fsdp")),  # [width of all heads or hidden, width]
     (r"(bias|scale|logits|mask)$", P()),
-    (r"(predictor|projector|classifier)/", P()),  # as wide as z, not as the model
+    (r"^(?!(encoder|denoiser|decoder)/)", P()),  # heads of methods: as wide as z, not as the model
     (r"(first|conv_in|conv_out|shortcut)/kernel$", P(None, None, None, "fsdp")),  # [height, width, in, out]
     (r"(patches|time/in|code_in)/kernel$", P(None, "fsdp")),  # [pixels, frequencies or z; width]
     (r"kernel$", P("fsdp", None)),  # [width, any]
