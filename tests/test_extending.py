@@ -11,6 +11,7 @@ from ddm_embed import arms, methods
 from ddm_embed import config as config_lib
 from ddm_embed.data import sources
 from ddm_embed.errors import UserError
+from ddm_embed.models import build
 from ddm_embed.probe import protocols
 from ddm_embed.report import sections
 from ddm_embed.sample import pictures
