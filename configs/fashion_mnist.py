@@ -10,7 +10,7 @@ from ddm_embed import config as config_lib
 
 
 def get_config(arg=""):
-    """Takes `arm=ddm|drl|vdrl|drl-static|ddae|ae|vae|simclr|byol|mae|supervised|random` (see docs/methods.md),
+    """Takes `arm=NAME`, one of those in docs/methods.md,
     `input=x0|xt|view|none` in place of the arm's and `steps=N`, as in configs/fashion_mnist.py:arm=vdrl,steps=500."""
     arg = config_lib.parse_arg(arg, arm="ddm", input="", steps=2000)
     c = config_lib.default()

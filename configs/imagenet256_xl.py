@@ -11,7 +11,7 @@ from ddm_embed import config as config_lib
 
 
 def get_config(arg=""):
-    """Takes `arm=ddm|drl|vdrl|drl-static|ddae|ae|vae|simclr|byol|mae|supervised|random` (see docs/methods.md),
+    """Takes `arm=NAME`, one of those in docs/methods.md,
     `input=x0|xt|view|none` in place of the arm's, `variant=` and `steps=N`, as in
     configs/imagenet256_xl.py:arm=vdrl,variant=L/16."""
     arg = config_lib.parse_arg(arg, arm="ddm", input="", variant="XL/16", steps=50_000)
