@@ -28,12 +28,8 @@ ROOT = Path(__file__).parents[1]
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if jax.__version_info__ < (0, 11):  # later ones end at once on a flag that they no longer have
     QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=4"
-
-
-def pytest_configure(config):
-    """The slow stage, which trains for longer, compiles as users do."""
-    if config.option.markexpr == "not slow":  # before JAX's first use; subprocesses inherit it
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK_TO_COMPILE}".strip()
+AS_USERS_DO = os.environ.get("XLA_FLAGS", "")  # for programs whose result or speed is tested
+os.environ["XLA_FLAGS"] = f"{AS_USERS_DO} {QUICK_TO_COMPILE}".strip()  # before JAX's first use; subprocesses inherit it
 
 
 def tiny_config(**changes):
@@ -118,7 +114,7 @@ def saved_arrays(workdir, step):
 def run_on_eight(script, *arguments):
     """Runs a script of the tests on eight forced CPU devices, whose number is fixed when JAX starts; the JSON of its
     last line."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK_TO_COMPILE}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     process = subprocess.run(
         [sys.executable, str(script), *arguments],
         capture_output=True,

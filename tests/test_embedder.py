@@ -40,8 +40,10 @@ def embedder(tiny_run):
 
 
 @pytest.fixture(scope="module")
-def fitted():
-    return Embedder(steps=3, batch_size=8, config=SMALL).fit(IMAGES[:40])
+def fitted(tmp_path_factory):
+    """Fitted in a work directory of its own; do not write into it."""
+    workdir = tmp_path_factory.mktemp("fitted") / "run"
+    return Embedder(steps=3, batch_size=8, config=SMALL, workdir=workdir).fit(IMAGES[:40])
 
 
 def test_arrays_of_every_kind_give_the_same_embeddings(embedder):
@@ -175,14 +177,12 @@ def test_another_run_that_is_set_takes_the_place_of_the_first(tiny_run, tmp_path
     assert embedder.set_params(run=str(tiny_run[1])).fit(IMAGES[:2]).frozen_.place == str(tiny_run[1])
 
 
-def test_a_pickled_embedder_needs_no_run_directory(tiny_run, fitted, tmp_path):
+def test_a_pickled_embedder_needs_no_run_directory(tiny_run, tmp_path):
     shutil.copytree(tiny_run[1], tmp_path / "run")
     opened = Embedder.from_run(tmp_path / "run")
     shutil.rmtree(tmp_path / "run")
-    for one in (opened, fitted):
-        pickle.dump(one, (tmp_path / "embedder.pickle").open("wb"))
-        again = pickle.load((tmp_path / "embedder.pickle").open("rb"))
-        np.testing.assert_array_equal(again.transform(IMAGES[:3]), one.transform(IMAGES[:3]))
+    again = pickle.loads(pickle.dumps(opened))
+    np.testing.assert_array_equal(again.transform(IMAGES[:3]), opened.transform(IMAGES[:3]))
 
 
 def test_clones_of_an_embedder_share_what_was_compiled_until_the_run_changes(tiny_run, tmp_path):
@@ -211,10 +211,10 @@ def test_fit_pretrains_without_labels_and_repeats_itself(fitted):
     assert fitted.frozen_.image_shape == (8, 8, 1) and fitted.frozen_.step == 3
 
 
-def test_a_work_directory_is_kept_and_is_a_run_like_others(tmp_path):
-    embedder = Embedder(steps=3, batch_size=8, config=SMALL, workdir=tmp_path / "run").fit(IMAGES[:40])
-    same = Embedder.from_run(tmp_path / "run")
-    np.testing.assert_array_equal(same.transform(IMAGES[:5]), embedder.transform(IMAGES[:5]))
+def test_a_work_directory_is_kept_and_is_a_run_like_others(fitted, tmp_path):
+    same = Embedder.from_run(fitted.workdir)
+    np.testing.assert_array_equal(same.transform(IMAGES[:5]), fitted.transform(IMAGES[:5]))
+    shutil.copytree(fitted.workdir, tmp_path / "run")
     assert RunDirectory(tmp_path / "run").read_config().data.name.startswith("arrays:")
     for others in (255 - IMAGES[:40], IMAGES[:41], np.ones((40, 64))):
         with pytest.raises(UserError, match="holds a run of other images; name another"):
@@ -266,6 +266,8 @@ def test_sequences_are_fitted_and_embedded():
     assert rows.frozen_.image_shape == (1, 32, 1) and rows.n_features_in_ == 32
     shifted = rows.transform(waves * 3 + 1)
     assert np.abs(shifted - rows.transform(waves)).max() > 1e-4
+    again = pickle.loads(pickle.dumps(rows))  # fitted in a directory that is gone
+    np.testing.assert_array_equal(again.transform(waves), rows.transform(waves))
     with pytest.raises(ValueError, match="expecting 32 features"):
         rows.transform(waves[:, :31])
     with pytest.raises(UserError, match="set kind='images' or kind='sequences'"):

@@ -277,7 +277,6 @@ def test_all_files_are_written_and_names_are_escaped_in_the_page(tmp_path):
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
 def test_the_program_prints_the_table_and_writes_the_files(tmp_path):
     paths = runs(tmp_path, *(make_results("a", seed, 0.9) for seed in (0, 1)), make_results("b", 0, 0.8))
     process = run_program("ddm_embed.compare", *paths, "--out", tmp_path / "out", "--probe", "linear")

@@ -52,7 +52,8 @@ RAMPS = jnp.asarray(np.broadcast_to(np.round(255 * GRID), (512, 24, 16, 2)), jnp
 
 def rectangles():
     """Views of images that say of each pixel where it is, and the shares of height and width shown; flipped: -width."""
-    view = (np.asarray(augment(jax.random.key(3), RAMPS, "resized+flip", None)) + 1) / 2
+    show = jax.jit(lambda key: augment(key, RAMPS, "resized+flip", None))
+    view = (np.asarray(show(jax.random.key(3))) + 1) / 2
     # From 14 rows and 9 columns within, which the border does not touch.
     height = (view[:, 18, 8, 0] - view[:, 4, 8, 0]) * 23 / 14
     width = (view[:, 12, 12, 1] - view[:, 12, 3, 1]) * 15 / 9
@@ -97,8 +98,9 @@ def test_views_keep_shape_and_range_and_depend_on_key_and_place_alone(kind, chan
 def test_the_hue_is_turned_as_in_hsv():
     image = np.random.default_rng(0).random((1, 9, 9, 3)).astype(np.float32)
     image[0, 0, 0], image[0, 0, 1] = 0.5, (0.2, 0.2, 0.7)  # grey; two channels alike
+    turn_hue = jax.jit(augment_module.turn_hue)
     for turn in (-0.1, 0.07, 0.5):
-        found = np.asarray(augment_module.turn_hue(jnp.asarray(image), jnp.full((1, 1, 1), turn)))
+        found = np.asarray(turn_hue(image, np.full((1, 1, 1), turn, np.float32)))
         for pixel, turned in zip(image.reshape(-1, 3), found.reshape(-1, 3), strict=True):
             h, s, v = colorsys.rgb_to_hsv(*pixel)
             np.testing.assert_allclose(turned, colorsys.hsv_to_rgb((h + turn) % 1, s, v), atol=1e-5)
@@ -106,7 +108,7 @@ def test_the_hue_is_turned_as_in_hsv():
 
 def test_colours_are_distorted_as_often_and_as_far_as_said():
     image = jnp.broadcast_to(jnp.array([0.5, 0.3, 0.2]), (4000, 2, 2, 3))
-    view = np.asarray(augment_module.distort(jax.random.key(0), image))[:, 0, 0]
+    view = np.asarray(jax.jit(augment_module.distort)(jax.random.key(0), image))[:, 0, 0]
     grey = np.ptp(view, axis=1) < 1e-6
     assert abs(grey.mean() - 0.2) < 0.02
     untouched = np.all(np.abs(view - [0.5, 0.3, 0.2]) < 1e-6, axis=1)
@@ -119,7 +121,7 @@ def test_colours_are_distorted_as_often_and_as_far_as_said():
 
 def test_brightness_and_contrast_alone_change_images_of_one_channel():
     image = jnp.broadcast_to(jnp.array([0.2, 0.4]).reshape(2, 1, 1), (2000, 2, 1, 1))
-    view = np.asarray(augment_module.distort(jax.random.key(0), image))[:, :, 0, 0]
+    view = np.asarray(jax.jit(augment_module.distort)(jax.random.key(0), image))[:, :, 0, 0]
     level, spread = view.mean(axis=1) / 0.3, (view[:, 1] - view[:, 0]) / 0.2
     assert abs(np.mean(np.abs(level - 1) < 1e-6) - 0.2) < 0.03
     assert level.min() + 1e-5 >= 0.6 and level.max() <= 1.4 + 1e-5

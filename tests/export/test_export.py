@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, refused, run_program, tiny_config
+from conftest import ROOT, made_once, refused, run_program, tiny_config
 from probed import make_results, write_run
 from safetensors.numpy import load_file
 
@@ -49,10 +49,12 @@ def make_frozen(config, image_shape=(8, 8, 1), scale=None, feature=None):
 def export(tiny_run, tmp_path_factory):
     """(frozen, folder) of the tiny run's export; do not write into it."""
     _, workdir = tiny_run
-    out = tmp_path_factory.mktemp("export") / "tiny"
     frozen = open_run(workdir)
-    written.write(out, frozen, frozen.choice, written.read_documents(workdir), "mit")
-    return frozen, out
+
+    def make(out):
+        written.write(out, frozen, frozen.choice, written.read_documents(workdir), "mit")
+
+    return frozen, made_once(tmp_path_factory, "export", make)
 
 
 @pytest.fixture

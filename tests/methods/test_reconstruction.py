@@ -13,7 +13,7 @@ from ddm_embed.methods.method import Networks
 from ddm_embed.models.encoder import Embedding
 from ddm_embed.models.patches import cut
 
-X0 = jax.random.uniform(jax.random.key(0), (4, 8, 12, 3), minval=-1, maxval=1)
+X0 = jnp.float32(np.random.default_rng(0).uniform(-1, 1, (4, 8, 12, 3)))
 
 
 def arm_networks(arm, shape=X0.shape[1:], **changes):
@@ -21,10 +21,8 @@ def arm_networks(arm, shape=X0.shape[1:], **changes):
     config = tiny_config(**changes)
     arms.apply(arm, config)
     models = make_models(config, shape)
-    params = models.init(jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    params = tree.unflatten([p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)])
+    rng, shapes = np.random.default_rng(1), jax.eval_shape(models.init, jax.random.key(0))
+    params = jax.tree.map(lambda p: np.float32(rng.normal(size=p.shape) / np.sqrt(1 + p.size // p.shape[-1])), shapes)
     return make_objective(config), models, make_networks(models, config), params
 
 
@@ -54,8 +52,8 @@ def test_the_variational_loss_is_the_evidence_lower_bound_of_a_decoder_of_unit_v
 @pytest.mark.slow
 def test_a_decoder_sees_nothing_of_the_image_but_its_code():
     _, _, networks, params = arm_networks("ae")
-    z = networks.encode(params, X0, jnp.zeros(4)).z
-    images = networks.heads["decoder"](params, jnp.stack([z[0], z[1], z[0], z[1]]))
+    z = jax.jit(networks.encode)(params, X0, jnp.zeros(4)).z
+    images = jax.jit(networks.heads["decoder"])(params, jnp.stack([z[0], z[1], z[0], z[1]]))
     assert images.shape == X0.shape
     np.testing.assert_array_equal(images[:2], images[2:])
     assert float(jnp.max(jnp.abs(images[0] - images[1]))) > 1e-3
@@ -98,6 +96,7 @@ def test_masked_patches_reach_neither_encoder_nor_decoder():
     assert models.features == ["encoder_1"]
     order = objective.draw(jax.random.key(1), X0, X0, 8).order
 
+    @jax.jit
     def fill(image):
         tokens = networks.encode(params, image, jnp.zeros(4), order[:, :2]).tokens[-1]
         assert tokens.shape == (4, 2, 16)
@@ -117,7 +116,7 @@ def test_tokens_go_back_to_their_places_whatever_their_order():
     _, _, networks, params = arm_networks("mae")
     order = jnp.array([[4, 1, 0, 2, 3, 5]])
     tokens = jax.random.normal(jax.random.key(2), (1, 2, 16))
-    fill, t = networks.heads["decoder"], jnp.zeros(1)
+    fill, t = jax.jit(networks.heads["decoder"]), jnp.zeros(1)
     other = fill(params, tokens[:, ::-1], jnp.array([[1, 4, 5, 3, 2, 0]]), t)
     np.testing.assert_allclose(fill(params, tokens, order, t), other, atol=1e-5)
 
@@ -125,7 +124,8 @@ def test_tokens_go_back_to_their_places_whatever_their_order():
 def test_an_encoder_that_sees_all_patches_in_order_is_the_encoder():
     _, _, networks, params = arm_networks("mae")
     all_places = jnp.tile(jnp.arange(6), (4, 1))
-    whole, told = (networks.encode(params, X0, jnp.zeros(4), seen).tokens[-1] for seen in (None, all_places))
+    encode = jax.jit(lambda seen: networks.encode(params, X0, jnp.zeros(4), seen).tokens[-1])
+    whole, told = encode(None), encode(all_places)
     np.testing.assert_allclose(whole, told, atol=1e-6)
 
 

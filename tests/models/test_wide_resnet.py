@@ -47,7 +47,7 @@ def traced(model, shape):
 
 
 def furthest(a, b):
-    return float(jnp.max(jnp.abs(a - b)))
+    return float(np.max(np.abs(np.asarray(a) - np.asarray(b))))
 
 
 # Zagoruyko & Komodakis 2016 (arXiv 1605.07146): 16-8 and 28-10. The others are those of the same network in

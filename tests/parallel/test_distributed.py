@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
@@ -64,12 +65,16 @@ def join(*flags):
 
 
 def test_others_that_do_not_come_are_an_error_within_connect_seconds(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = ["--coordinator_address", address, "--num_processes", 2, "--connect_seconds", 3, "--workdir", tmp_path]
-    for process_id in (0, 1):
-        process, seconds = join(*flags, "--process_id", process_id)
+    def join_alone(process_id):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        place = ["--coordinator_address", address, "--num_processes", 2, "--process_id", process_id]
+        return join(*place, "--connect_seconds", 3, "--workdir", tmp_path / str(process_id))
+
+    with ThreadPoolExecutor(2) as pool:  # at once, of two clusters: each waits most of the time
+        ends = list(pool.map(join_alone, (0, 1)))
+    for process, seconds in ends:
         assert process.returncode == 1 and seconds < 45, process.stderr
         errors = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 and "could not join the other processes (flags: " in errors[0], process.stderr

@@ -8,15 +8,15 @@ from conftest import run_on_eight
 
 SCRIPT = Path(__file__).with_name("eight_devices.py")
 
-SHAPES = [f"{d}x{f}x{8 // d // f}" for d in (1, 2, 4, 8) for f in (1, 2, 4, 8) if d * f <= 8]
-FEW = ["8x1x1", "1x8x1", "1x1x8", "2x2x2 in 2"]
-OTHERS = [f"{shape}{option}" for shape in SHAPES for option in ("", " in 2") if f"{shape}{option}" not in FEW]
-OTHERS += ["1x1x1 in 4", "2x1x2 in 4", "2x2x2 remat"]
+# Axes used alone and together, with parts of a batch and without: every two of these four in every combination, each
+# axis by 2, 4 and 8. The shortest to compile that show what must never break are of the quick stage.
+QUICK = ["1x8x1", "2x2x2 in 2"]
+OTHERS = ["8x1x1", "1x1x8", "1x1x1 in 4", "4x2x1", "2x1x4 in 2", "1x4x2 in 2", "2x2x2 remat"]
 
 
 @pytest.fixture(scope="module")
 def report():
-    return run_on_eight(SCRIPT, "1x1x1", *FEW, "created")
+    return run_on_eight(SCRIPT, "1x1x1", *QUICK, "created")
 
 
 @pytest.fixture(scope="module")
@@ -54,40 +54,38 @@ def test_no_device_holds_a_whole_matrix_when_the_state_is_created(report):
     assert report["created"] == 1 / 8
 
 
-@pytest.mark.parametrize("run", FEW)
+@pytest.mark.parametrize("run", QUICK)
 def test_a_mesh_and_parts_give_the_loss_curve_of_one_device(report, run):
     assert_same_curve(report, run)
 
 
-@pytest.mark.parametrize(("run", "parts"), [("1x1x1", 1), ("8x1x1", 1), ("1x8x1", 8)])
+@pytest.mark.parametrize(("run", "parts"), [("1x1x1", 1), ("1x8x1", 8)])
 def test_parameters_ema_and_optimizer_state_are_split_over_fsdp(report, run, parts):
     # The consistency term's predictor, as wide as z and not as the model, stays whole.
     assert 0.6 / parts <= report[run]["held"] < 1 / parts + 0.2
 
 
-def test_a_step_gathers_no_parameters_but_over_fsdp(report):
-    """Data parallelism adds up gradients; tensor parallelism adds up activations; neither gathers."""
-    assert report["1x1x1"]["collectives"] == []
-    assert names(report, "8x1x1") == names(report, "1x1x8") == {"all-reduce"}
-    assert "all-gather" in names(report, "1x8x1")
+def test_a_step_gathers_parameters_over_fsdp(report):
+    assert report["1x1x1"]["collectives"] == [] and "all-gather" in names(report, "1x8x1")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", OTHERS)
-def test_every_mesh_and_number_of_parts_gives_the_loss_curve_of_one_device(full_report, run):
+def test_every_kind_of_mesh_and_number_of_parts_gives_the_loss_curve_of_one_device(full_report, run):
     assert_same_curve(full_report, run)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", ["2x2x2 scan", "1x4x2 scan in 2"])
-def test_blocks_as_a_scan_give_one_loss_curve_on_any_mesh(full_report, run):
+@pytest.mark.parametrize(("run", "plain"), [("2x2x2 scan", "2x2x2 in 2"), ("1x4x2 scan in 2", "1x4x2 in 2")])
+def test_blocks_as_a_scan_give_one_loss_curve_on_any_mesh(full_report, run, plain):
     assert_same_curve(full_report, run, one="1x1x1 scan")
     # As much as without the scan, but for vectors, which it stacks into what counts as matrices here.
-    assert full_report[run]["held"] == pytest.approx(full_report[run.replace(" scan", "")]["held"], abs=0.02)
+    assert full_report[run]["held"] == pytest.approx(full_report[plain]["held"], abs=0.02)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", SHAPES)
-def test_without_fsdp_no_mesh_gathers_parameters(full_report, shape):
-    if shape.split("x")[1] == "1":
-        assert names(full_report, shape) <= {"all-reduce"}
+def test_without_fsdp_no_mesh_gathers_parameters(full_report):
+    """Data parallelism adds up gradients; tensor parallelism adds up activations; neither gathers."""
+    assert names(full_report, "8x1x1") == names(full_report, "1x1x8") == {"all-reduce"}
+    assert names(full_report, "2x1x4 in 2") <= {"all-reduce"}
+    assert full_report["8x1x1"]["held"] == pytest.approx(full_report["1x1x1"]["held"])

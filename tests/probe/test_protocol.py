@@ -132,15 +132,6 @@ def test_features_averaged_over_draws_vary_less_from_draw_to_draw(tiny_run):
     assert variance(9) == pytest.approx(variance(1) / 9, rel=0.15)  # 30 images x 16 dims x 11 degrees of freedom
 
 
-def test_a_large_set_is_chosen_on_a_sample_and_fitted_whole(tiny_run, probe, results):
-    config = probe.copy_and_resolve_references()
-    config.selection_images, config.training_images, config.measures = 200, 1000, False
-    sampled = protocol.evaluate(tiny_run[0], config, tiny_run[1]).results
-    counts = [sampled["protocol"][name] for name in ("selection_fit_images", "selection_validation_images")]
-    assert counts == [160, 40] and sampled["protocol"]["training_images"] == 1000
-    assert results["protocol"]["training_images"] == 1297
-
-
 def test_results_are_written_printed_and_drawn(evaluation, results, tmp_path, capsys):
     publish(evaluation, tmp_path)
     assert read((tmp_path / "results.json").read_text(), tmp_path, "") == json.loads(json.dumps(results))
@@ -150,16 +141,26 @@ def test_results_are_written_printed_and_drawn(evaluation, results, tmp_path, ca
     assert re.fullmatch(pattern, lines[-1]) and any("denoiser_2" in line for line in lines)
 
 
-def test_the_program_probes_a_run_by_the_config_and_its_overrides(tiny_run, tmp_path):
-    workdir = shutil.copytree(tiny_run[1], tmp_path / "run")
-    arguments = ["--workdir", workdir, "--config", "configs/probe.py:name=short"]
-    process = run_program(
-        "ddm_embed.probe", *arguments, "--config.times=0.3,", "--config.noise_draws=1", "--config.measures=False"
-    )
+@pytest.fixture(scope="module")
+def short(tiny_run, tmp_path_factory):
+    """(what the program printed, its results) of a short probe of a sample."""
+    workdir = shutil.copytree(tiny_run[1], tmp_path_factory.mktemp("short") / "run")
+    values = ("times=0.3,", "noise_draws=1", "measures=False", "selection_images=200", "training_images=1000")
+    arguments = ["--workdir", workdir, "--config", "configs/probe.py:name=short", *(f"--config.{v}" for v in values)]
+    process = run_program("ddm_embed.probe", *arguments)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.splitlines()[-1].startswith("test accuracy 0.")
-    assert "t=0.3" in process.stdout.splitlines()[-1]
-    assert (workdir / "probe" / "short" / "results.json").exists()
+    return process.stdout, json.loads((workdir / "probe" / "short" / "results.json").read_text())
+
+
+def test_the_program_probes_a_run_by_the_config_and_its_overrides(short):
+    last = short[0].splitlines()[-1]
+    assert last.startswith("test accuracy 0.") and "t=0.3" in last
+
+
+def test_a_large_set_is_chosen_on_a_sample_and_fitted_whole(short, results):
+    sampled = short[1]["protocol"]
+    assert [sampled[name] for name in ("selection_fit_images", "selection_validation_images")] == [160, 40]
+    assert sampled["training_images"] == 1000 and results["protocol"]["training_images"] == 1297
 
 
 @pytest.mark.slow

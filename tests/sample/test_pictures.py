@@ -3,7 +3,7 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import tiny_config
+from conftest import run_once, tiny_config
 from matplotlib.figure import Figure
 
 from ddm_embed import config as config_lib
@@ -11,7 +11,6 @@ from ddm_embed.data.sources import open_source
 from ddm_embed.features.run import open_run
 from ddm_embed.sample.generate import Shown
 from ddm_embed.sample.pictures import PICTURES, obstacle
-from ddm_embed.train.loop import train
 
 REFUSED = [
     ("reconstructions", {"embedding.input": "none"}, "has no encoder; train one with --config.embedding.input=x0"),
@@ -57,10 +56,10 @@ def test_what_a_run_allows_is_not_refused(name, changes):
     assert ask(name, changes) is None
 
 
-def finished(workdir, **changes):
-    """A short run, and 4 digits and 60 others to show of it."""
-    config = tiny_config(**{field.replace("__", "."): value for field, value in changes.items()}, **{"train.steps": 10})
-    assert train(config, workdir).finished
+def finished(tmp_path_factory, which):
+    """One of `RUNS`, short, and 4 digits and 60 others to show of it."""
+    config = tiny_config(**RUNS[which], **{"train.steps": 10})
+    _, workdir = run_once(tmp_path_factory, f"shown_{which}", config)
     source = open_source(config)
     images = source.train.images[np.arange(64)].astype(np.float32) / 127.5 - 1
     trained = open_run(workdir)
@@ -70,8 +69,8 @@ def finished(workdir, **changes):
 # Runs that between them allow every picture: a flat Gaussian code of 2 entries; codes withheld now and then, of noised
 # images under an exploding process.
 RUNS = (
-    dict(embedding__dim=2, embedding__sphere=False, embedding__gaussian=True),
-    dict(embedding__drop=0.2, embedding__input="xt", diffusion__process="ve", diffusion__steps=0),
+    {"embedding.dim": 2, "embedding.sphere": False, "embedding.gaussian": True},
+    {"embedding.drop": 0.2, "embedding.input": "xt", "diffusion.process": "ve", "diffusion.steps": 0},
 )
 QUICK = [(0, "reconstructions"), (0, "wrong_z"), (0, "code_grid")]  # the others are of the slow stage
 
@@ -79,7 +78,7 @@ QUICK = [(0, "reconstructions"), (0, "wrong_z"), (0, "code_grid")]  # the others
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A function that trains one of `RUNS` when it is first asked for."""
-    return functools.cache(lambda which: finished(tmp_path_factory.mktemp("run") / "run", **RUNS[which]))
+    return functools.cache(functools.partial(finished, tmp_path_factory))
 
 
 @pytest.mark.parametrize(

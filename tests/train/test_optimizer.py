@@ -35,7 +35,8 @@ def test_an_adversarys_gradient_does_not_clip_the_networks():
 
 
 def test_the_adversary_learns_and_is_saved_with_the_run(tmp_path):
-    config = tiny_config(**{"diffusion.timesteps": "adversarial"})
+    small = {"embedding.input": "none", "model.depth": 1, "train.steps": 6, "train.checkpoint_every": 6}
+    config = tiny_config(**{"diffusion.timesteps": "adversarial"} | small)
     assert train(config, tmp_path).finished
     logits = open_run(tmp_path).params["adversary"]["logits"]
     assert logits.shape == (20,) and float(jnp.std(logits)) > 0
