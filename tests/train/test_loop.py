@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, flags_of, run_program, saved_arrays, tiny_config
 
+from ddm_embed.diffusion.objective import Terms
 from ddm_embed.errors import UserError
-from ddm_embed.methods.diffusion import Terms
 from ddm_embed.train import loop
 from ddm_embed.train.loop import train
 from ddm_embed.train.metrics import StepMetrics
