@@ -219,7 +219,7 @@ def open_progress(
     denoise = None
     if models.denoiser is not None:
         objective, networks = make_objective(config), make_networks(models, config)
-        denoise = picture.make_denoise(objective, networks, mesh)
+        denoise = picture.make_denoise(objective, networks, not methods.of(config).sees_noise(config), mesh)
     return Progress(
         config,
         workdir,

@@ -22,10 +22,10 @@ IMAGES = 8
 
 
 def make_denoise(
-    objective: Objective, networks: Networks, mesh: Mesh
+    objective: Objective, networks: Networks, clean: bool, mesh: Mesh
 ) -> Callable[[Any, Stored], Float[Array, "column batch height width channel"]]:
     """A jitted function (params, images) -> the images, then for each of `LEVELS` x_t and the x_0 guessed from it;
-    whole on every device."""
+    whole on every device. clean: whether the encoder sees the image itself in place of x_t."""
 
     @jax.jit(out_shardings=NamedSharding(mesh, P()))
     def denoise(params, image):
@@ -36,8 +36,7 @@ def make_denoise(
             t = jnp.full(len(x0), level)
             alpha, sigma = objective.process.marginal(t)
             xt = prediction_lib.noised(x0, eps, alpha, sigma)
-            seen = xt if objective.encoder_input in ("xt", "view") else x0
-            z = None if objective.encoder_input == "none" else networks.encode(params, seen, t).z
+            z = networks.encode and networks.encode(params, x0 if clean else xt, t).z
             output, _ = networks.denoise(params, xt, t, z)
             columns += [xt, prediction_lib.to_x0(objective.prediction, output, xt, alpha, sigma)]
         return jnp.stack(columns)

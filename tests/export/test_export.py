@@ -322,6 +322,7 @@ def test_an_export_is_not_written_over_anything(tmp_path):
 
 
 def card_of(tmp_path, frozen, choice, *results):
+    (tmp_path / "data.json").write_text(json.dumps({"train_images": 7, "image_shape": [8, 8, 1]}))
     for place, found in enumerate(results):
         write_run(tmp_path, found, predictions=False, probe=("linear", "other")[place])
     documents = written.read_documents(tmp_path)
@@ -387,6 +388,7 @@ def test_a_probe_without_results_is_named_and_keeps_nothing_from_being_written(t
 def test_another_feature_is_exported_at_the_level_where_the_probe_held_it_best(tmp_path):
     frozen, results = make_frozen(tiny_config(), feature="z"), make_results()
     write_run(tmp_path, results, predictions=False)
+    (tmp_path / "data.json").write_text(json.dumps({"train_images": 7, "image_shape": [8, 8, 1]}))
     documents = written.read_documents(tmp_path)
     points = [p for p in results["profile"] if (p["protocol"], p["feature"]) == ("ridge", "encoder_1")]
     best = max(points, key=lambda point: point["validation_accuracy"])["t"]
