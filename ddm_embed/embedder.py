@@ -80,7 +80,7 @@ class Embedder(TransformerMixin, BaseEstimator):
           UserError: there is no run, or no sound checkpoint of it, or it has no such feature.
         """
         embedder = cls(run=str(workdir), **parameters)
-        embedder._frozen()
+        embedder._opened()
         return embedder
 
     @classmethod
@@ -106,7 +106,7 @@ class Embedder(TransformerMixin, BaseEstimator):
           UserError: they are none of these, cannot be read, or cannot be trained on.
         """
         if self.run is not None:
-            self._frozen()
+            self._opened()
             return self
         if self.t is not None:
             _numbers(self.t)
@@ -139,11 +139,11 @@ class Embedder(TransformerMixin, BaseEstimator):
 
     def trajectory(self, images: Any, t: Levels = "all") -> Float[np.ndarray, "number time dim"]:
         """As `transform`, with an axis of the noise levels."""
-        frozen = self._frozen()
-        if _is_table(images) and (frozen.scale is not None or hasattr(self, "n_features_in_")):
+        run = self._opened()
+        if _is_table(images) and (run.scale is not None or hasattr(self, "n_features_in_")):
             images = validate_data(self, images, reset=False, dtype="numeric")
-        shown = as_model_input(images, frozen.image_shape, self.value_range, frozen.scale)
-        return frozen.embed(shown, self.levels(t), self.feature)
+        shown = as_model_input(images, run.image_shape, self.value_range, run.scale)
+        return run.embed(shown, self.levels(t), self.feature)
 
     def levels(self, t: Levels = None) -> list[float]:
         """The noise levels that a `t` stands for.
@@ -151,19 +151,19 @@ class Embedder(TransformerMixin, BaseEstimator):
         Raises:
           UserError: it is neither a number, nor several, nor "all".
         """
-        frozen = self._frozen()
+        run = self._opened()
         if t is None:
-            return [frozen.choice.t]
-        return _numbers(t) or list(frozen.levels)
+            return [run.choice.t]
+        return _numbers(t) or list(run.levels)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the entries that `transform` gives: FEATURE_I, or FEATURE_tT_I where there are several levels."""
-        frozen, levels = self._frozen(), self.levels(self.t)
-        feature = self.feature or frozen.choice.feature
+        run, levels = self._opened(), self.levels(self.t)
+        feature = self.feature or run.choice.feature
         told = [f"{feature}_t{t:g}" for t in levels] if len(levels) > 1 else [feature]
-        return np.array([f"{name}_{i}" for name in told for i in range(frozen.width(feature))], dtype=object)
+        return np.array([f"{name}_{i}" for name in told for i in range(run.width(feature))], dtype=object)
 
-    def _frozen(self) -> Run:
+    def _opened(self) -> Run:
         if self.run is not None and getattr(self, "run_", None) != self.run:  # set_params may name another one
             self._open(open_once)
         if not hasattr(self, "frozen_"):
@@ -171,12 +171,12 @@ class Embedder(TransformerMixin, BaseEstimator):
         return self.frozen_
 
     def _open(self, open_place: Callable[[Path], Run]) -> None:
-        frozen = open_place(files.place(str(self.run)))
+        run = open_place(files.place(str(self.run)))
         if self.feature is not None:
-            check_feature(self.feature, frozen.names)
+            check_feature(self.feature, run.names)
         if self.t is not None:
             _numbers(self.t)
-        self.frozen_, self.run_ = frozen, self.run
+        self.frozen_, self.run_ = run, self.run
 
     def _side(self) -> int | None:
         return None if self.image_size is None else _whole("image_size", self.image_size)

@@ -189,9 +189,9 @@ def test_clones_of_an_embedder_share_what_was_compiled_until_the_run_changes(tin
     shutil.copytree(tiny_run[1], tmp_path / "run")
     first, second = (Embedder(run=str(tmp_path / "run"), t=t) for t in (0.1, 0.5))
     first.transform(IMAGES[:3])
-    assert clone(second).fit(IMAGES[:3])._frozen() is first.frozen_
+    assert clone(second).fit(IMAGES[:3])._opened() is first.frozen_
     os.utime(tmp_path / "run" / "config.json", ns=(1, 1))
-    assert clone(second).fit(IMAGES[:3])._frozen() is not first.frozen_
+    assert clone(second).fit(IMAGES[:3])._opened() is not first.frozen_
 
 
 def test_a_pipeline_searches_noise_levels_of_a_trained_run(tiny_run):

@@ -66,24 +66,24 @@ def embed(given: flags.FlagValues, arguments: list[str]) -> int:
         raise UserError(f"--out {given.out}: write to a path of this machine's files, and copy it from there")
     out = Path(given.out)
     layout.check_format(out)
-    frozen = open_any(files.place(given.workdir))
-    feature = frozen.choice.feature if given.feature is None else given.feature
-    check_feature(feature, frozen.names)
-    times = read_times(given.t, frozen)
-    listing = list_images(Path(given.images), frozen)
+    run = open_any(files.place(given.workdir))
+    feature = run.choice.feature if given.feature is None else given.feature
+    check_feature(feature, run.names)
+    times = read_times(given.t, run)
+    listing = list_images(Path(given.images), run)
     for note in listing.notes:
         logger.info("%s", note)
     levels = ", ".join(f"{t:g}" for t in times)
-    by = [frozen.choice.by if asked is None else "the command line" for asked in (given.feature, given.t)]
+    by = [run.choice.by if asked is None else "the command line" for asked in (given.feature, given.t)]
     chosen_by = by[0] if by[0] == by[1] else f"feature: {by[0]}; t: {by[1]}"
     logger.info("%d images; %s at t = %s (chosen by %s)", len(listing.names), feature, levels, chosen_by)
-    outcome = making.make(making.Job(frozen, feature, times, chosen_by, listing), out, given.batch_size, given.threads)
+    outcome = making.make(making.Job(run, feature, times, chosen_by, listing), out, given.batch_size, given.threads)
     said = "is finished already" if outcome.before else "is written"
-    print(f"{out} {said}: {outcome.number} images, {len(times)} noise levels, {frozen.width(feature)} numbers each")
+    print(f"{out} {said}: {outcome.number} images, {len(times)} noise levels, {run.width(feature)} numbers each")
     return report_bad(outcome.bad, given["skip-bad"].value)
 
 
-def read_times(text: str | None, frozen: "Run") -> tuple[float, ...]:
+def read_times(text: str | None, run: "Run") -> tuple[float, ...]:
     """The noise levels that `--t` asks for.
 
     Raises:
@@ -92,9 +92,9 @@ def read_times(text: str | None, frozen: "Run") -> tuple[float, ...]:
     from ddm_embed.features.run import check_levels
 
     if text is None:
-        return (frozen.choice.t,)
+        return (run.choice.t,)
     if text == "all":
-        return tuple(frozen.levels)
+        return tuple(run.levels)
     try:
         times = tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError as error:

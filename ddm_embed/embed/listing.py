@@ -38,11 +38,11 @@ class Listing(NamedTuple):
     notes: list[str]
 
 
-def list_images(place: Path, frozen: Run) -> Listing:
+def list_images(place: Path, run: Run) -> Listing:
     """Looks up what `--images` names; decodes nothing yet.
 
     Args:
-      place: a folder, an image file, or a .npy array. frozen: the encoder, for the shape that it takes.
+      place: a folder, an image file, or a .npy array. run: the encoder, for the shape that it takes.
 
     Raises:
       UserError: there is nothing, or nothing that the encoder can take.
@@ -50,31 +50,31 @@ def list_images(place: Path, frozen: Run) -> Listing:
     if not place.exists():
         raise UserError(f"--images {place}: no such file or folder")
     if place.suffix == ".npy" and place.is_file():
-        return _list_rows(place, frozen)
-    if frozen.scale is not None:
+        return _list_rows(place, run)
+    if run.scale is not None:
         raise UserError(f"--images {place}: this run embeds sequences; give a .npy [number, length, channel]")
-    if frozen.image_shape[2] not in (1, 3):
-        raise UserError(f"--images {place}: this run's images have {frozen.image_shape[2]} channels; give a .npy")
+    if run.image_shape[2] not in (1, 3):
+        raise UserError(f"--images {place}: this run's images have {run.image_shape[2]} channels; give a .npy")
     if place.is_dir():
-        return list_folder(place, frozen.image_shape)
+        return list_folder(place, run.image_shape)
     if place.suffix.lower() not in folder.SUFFIXES:
         raise UserError(f"--images {place}: expected a folder, a .npy, or an image ({', '.join(folder.SUFFIXES)})")
-    return _of_files(place, [place], [place.name], [""], frozen.image_shape, [], [])
+    return _of_files(place, [place], [place.name], [""], run.image_shape, [], [])
 
 
-def reader_of(root: Path, frozen: Run) -> Callable[[str], Input]:
+def reader_of(root: Path, run: Run) -> Callable[[str], Input]:
     """A function that reads an image by its name in a file of embeddings; it raises Unreadable.
 
     Args:
       root: the metadata's `images`.
     """
     if root.suffix == ".npy" and root.is_file():
-        rows = _list_rows(root, frozen)
+        rows = _list_rows(root, run)
         return lambda name: rows.read(int(name))
 
     def read(name: str) -> Input:
         file = path_of(root, name)
-        return _of_files(root, [file], [name], [""], frozen.image_shape, [], []).read(0)
+        return _of_files(root, [file], [name], [""], run.image_shape, [], []).read(0)
 
     return read
 
@@ -148,14 +148,14 @@ def _stamp(file: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _list_rows(file: Path, frozen: Run) -> Listing:
+def _list_rows(file: Path, run: Run) -> Listing:
     """The rows of an array; labels from `NAME_labels.npy` beside `NAME_images.npy` or `NAME_sequences.npy`."""
     array = _load(file)
     if not len(array):
         raise UserError(f"--images {file}: {array.dtype} {list(array.shape)} holds nothing")
-    read = _sequence_reader(array, file, frozen) if frozen.scale is not None else _image_reader(array, file, frozen)
+    read = _sequence_reader(array, file, run) if run.scale is not None else _image_reader(array, file, run)
     names, notes = [str(i) for i in range(len(array))], []
-    if frozen.scale is None and array.shape[1:3] != frozen.image_shape[:2]:
+    if run.scale is None and array.shape[1:3] != run.image_shape[:2]:
         notes = [f"images of {array.shape[1]}x{array.shape[2]} are brought to the run's size"]
     return Listing(file, names, _row_labels(file, len(array)), [_stamp(file)], read, [], notes)
 
@@ -170,8 +170,8 @@ def _load(file: Path) -> np.ndarray:
     return array
 
 
-def _image_reader(array: np.ndarray, file: Path, frozen: Run) -> Callable[[int], Input]:
-    shape = frozen.image_shape
+def _image_reader(array: np.ndarray, file: Path, run: Run) -> Callable[[int], Input]:
+    shape = run.image_shape
     images = array if array.ndim == 4 else array[..., None]
     resize = images.shape[1:3] != shape[:2] and shape[2] in (1, 3)
     if array.dtype != np.uint8 or images.ndim != 4 or images.shape[3:] != shape[2:] or 0 in images.shape[1:]:
@@ -190,8 +190,8 @@ def _image_reader(array: np.ndarray, file: Path, frozen: Run) -> Callable[[int],
     return read
 
 
-def _sequence_reader(array: np.ndarray, file: Path, frozen: Run) -> Callable[[int], Input]:
-    _, length, channels = frozen.image_shape
+def _sequence_reader(array: np.ndarray, file: Path, run: Run) -> Callable[[int], Input]:
+    _, length, channels = run.image_shape
     rows = array[..., None] if array.ndim == 2 else array
     if array.dtype.kind not in "iuf" or rows.shape[1:] != (length, channels):
         raise UserError(
@@ -203,7 +203,7 @@ def _sequence_reader(array: np.ndarray, file: Path, frozen: Run) -> Callable[[in
         row = np.asarray(rows[position])
         if not np.all(np.isfinite(row)):
             raise Unreadable("holds NaN or infinity")
-        return frozen.scale.apply(row).reshape(1, length, channels)
+        return run.scale.apply(row).reshape(1, length, channels)
 
     return read
 

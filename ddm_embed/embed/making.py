@@ -33,7 +33,7 @@ Images = Shaped[np.ndarray, "number height width channel"]
 class Job(NamedTuple):
     """What is asked for: an encoder, its feature and noise levels, and images."""
 
-    frozen: Run
+    run: Run
     feature: str
     times: tuple[float, ...]
     chosen_by: str
@@ -59,7 +59,7 @@ def make(job: Job, out: Path, batch_size: int | None, threads: int) -> Outcome:
     Raises:
       UserError: the file or its parts are of another job, no image can be read, or the disk is full.
     """
-    batch = batch_size or job.frozen.batch_size()
+    batch = batch_size or job.run.batch_size()
     plan = make_plan(job, max(CHUNK, batch))
     if out.exists():
         return _finished(out, plan)
@@ -69,7 +69,7 @@ def make(job: Job, out: Path, batch_size: int | None, threads: int) -> Outcome:
         number, size = len(job.listing.names), plan["chunk"]
         chunks = [range(start, min(start + size, number)) for start in range(0, number, size)]
         missing = [i for i in range(len(chunks)) if parts.read_part(folder, i) is None]
-        dim = job.frozen.width(job.feature)
+        dim = job.run.width(job.feature)
         parts.check_room(out, number, len(job.times), dim, 1 - len(missing) / max(len(chunks), 1))
         if 0 < len(missing) < len(chunks):
             logger.info(
@@ -87,7 +87,7 @@ def make_plan(job: Job, chunk: int) -> dict[str, Any]:
     named = listing.names if len(listing.stamps) == len(listing.names) else [f"{len(listing.names)} rows"]
     return {
         "format": layout.FORMAT,
-        "fingerprint": job.frozen.fingerprint(),
+        "fingerprint": job.run.fingerprint(),
         "feature": job.feature,
         "t": [float(t) for t in job.times],
         "images": str(listing.root.absolute()),
@@ -114,14 +114,14 @@ def _embed(job: Job, folder: Path, chunks: list[range], missing: list[int], batc
     bar = Progress(sum(len(chunks[i]) for i in missing))
     with bar:
         for i, images, positions, bad in read_ahead(job.listing, [(i, chunks[i]) for i in missing], threads):
-            embedding = np.zeros((0, len(job.times), job.frozen.width(job.feature)), np.float32)
+            embedding = np.zeros((0, len(job.times), job.run.width(job.feature)), np.float32)
             if len(images):
                 full = np.pad(images, ((0, -len(images) % size), (0, 0), (0, 0), (0, 0)))
-                embedding = job.frozen.embed(full, job.times, job.feature, batch_size=batch)[: len(images)]
+                embedding = job.run.embed(full, job.times, job.feature, batch_size=batch)[: len(images)]
             finite = np.all(np.isfinite(embedding), axis=(1, 2))
             if not np.all(finite):
                 name = job.listing.names[positions[int(np.argmin(finite))]]
-                raise UserError(f"the embedding of {name} is not finite: the run in {job.frozen.place} is broken")
+                raise UserError(f"the embedding of {name} is not finite: the run in {job.run.place} is broken")
             parts.write_part(folder, i, Part(embedding, positions, bad))
             bar.add(len(chunks[i]))
 
@@ -155,7 +155,7 @@ def read_ahead(
 
 
 def _assemble(job: Job, folder: Path, number: int, out: Path, dim: int, plan: str) -> Outcome:
-    listing, frozen = job.listing, job.frozen
+    listing, run = job.listing, job.run
     positions, bad = [], list(listing.closed)
     for i in range(number):
         part = _again(folder, i)
@@ -169,9 +169,9 @@ def _assemble(job: Job, folder: Path, number: int, out: Path, dim: int, plan: st
         "feature": job.feature,
         "t": [float(t) for t in job.times],
         "chosen_by": job.chosen_by,
-        "run": frozen.place,
-        "step": frozen.step,
-        "fingerprint": frozen.fingerprint(),
+        "run": run.place,
+        "step": run.step,
+        "fingerprint": run.fingerprint(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "images": str(listing.root.absolute()),
         "number": len(positions),

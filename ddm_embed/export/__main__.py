@@ -41,14 +41,14 @@ def body(given: flags.FlagValues, arguments: list[str]) -> int:
     if is_export(workdir):
         raise UserError(f"--workdir {workdir} is an export already; copy the folder, or name the run it was made of")
 
-    frozen, documents = open_run(workdir), written.read_documents(workdir)
-    choice = written.choose(frozen, documents, given.feature, given.t)
-    sizes = written.write(out, frozen, choice, documents, given.license)
+    run, documents = open_run(workdir), written.read_documents(workdir)
+    choice = written.choose(run, documents, given.feature, given.t)
+    sizes = written.write(out, run, choice, documents, given.license)
 
     for name, size in sizes.items():
         print(f"{name:<22}{size / 2**20:10.2f} MiB")
-    print(f"{choice.feature} at t = {choice.t:g} ({choice.by}); step {frozen.step}")
-    data = frozen.config.data
+    print(f"{choice.feature} at t = {choice.t:g} ({choice.by}); step {run.step}")
+    data = run.config.data
     if data.data_dir or names_place(data.name):
         print(f"note: config.json says where the images are on this machine: {data.data_dir or data.name}")
     print(f"{out}: read README.md in it before you publish it")

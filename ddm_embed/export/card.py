@@ -86,33 +86,33 @@ class Documents(NamedTuple):
     measured: Measured
 
 
-def card(frozen: Run, choice: Choice, dim: int, documents: Documents, license_name: str) -> str:
+def card(run: Run, choice: Choice, dim: int, documents: Documents, license_name: str) -> str:
     """README.md of an export.
 
     Args:
-      frozen: the encoder. choice: what the program gives. dim: its entries. documents: the run's.
+      run: the encoder. choice: what the program gives. dim: its entries. documents: the run's.
       license_name: as a hub names it.
     """
-    sequences, timeless = frozen.scale is not None, frozen.timeless
+    sequences, timeless = run.scale is not None, run.timeless
     one = "sequence" if sequences else "image"
     return CARD.substitute(
         license=license_name,
         pipeline="feature-extraction" if sequences else "image-feature-extraction",
-        name=frozen.config.name,
+        name=run.config.name,
         kind="sequences" if sequences else "images",
         levels="" if timeless else f", at any noise level t between 0 (the clean {one}) and 1 (noise)",
-        tags="\n".join(f"- {tag}" for tag in ("jax", "flax", "embeddings", *methods.of(frozen.config).tags)),
-        facts=_rows(_facts(frozen, choice, dim, documents.data, documents.versions)),
+        tags="\n".join(f"- {tag}" for tag in ("jax", "flax", "embeddings", *methods.of(run.config).tags)),
+        facts=_rows(_facts(run, choice, dim, documents.data, documents.versions)),
         argument="sequences" if sequences else "images",
         file="sequences.npy" if sequences else "images.npy",
         dim=dim,
         t=f"{choice.t:g}",
-        dtype=frozen.dtype,
-        shape=", ".join(map(str, frozen.image_shape)),
+        dtype=run.dtype,
+        shape=", ".join(map(str, run.image_shape)),
         feature=choice.feature,
         standardise=STANDARDISE if sequences else "",
-        measured=_measured(frozen, choice, documents.measured),
-        limits="\n".join(f"- {text}" for text in _limits(frozen, choice, documents.measured)),
+        measured=_measured(run, choice, documents.measured),
+        limits="\n".join(f"- {text}" for text in _limits(run, choice, documents.measured)),
         jax=jax.__version__,
     )
 
@@ -123,12 +123,10 @@ STANDARDISE = (
 )
 
 
-def _facts(
-    frozen: Run, choice: Choice, dim: int, data: dict[str, Any], versions: dict[str, Any]
-) -> list[tuple[str, str]]:
-    config, (height, width, channel) = frozen.config, frozen.image_shape
-    entries = sum(leaf.size for leaf in jax.tree.leaves(frozen.params))
-    if frozen.scale is not None:
+def _facts(run: Run, choice: Choice, dim: int, data: dict[str, Any], versions: dict[str, Any]) -> list[tuple[str, str]]:
+    config, (height, width, channel) = run.config, run.image_shape
+    entries = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+    if run.scale is not None:
         takes = f"sequences of {width} samples and {channel} channel{'s' * (channel > 1)}"
     else:
         takes = f"images of {height}x{width} pixels, {channel} channel{'s' * (channel > 1)}, uint8"
@@ -136,13 +134,13 @@ def _facts(
         ("takes", takes),
         ("gives", f"`{choice.feature}`, {dim} float32 numbers, at t = {choice.t:g} unless another is asked for"),
         ("chosen by", choice.by),
-        ("other features", f"with `ddm_embed`: {', '.join(f'`{name}`' for name in frozen.names)}"),
+        ("other features", f"with `ddm_embed`: {', '.join(f'`{name}`' for name in run.names)}"),
         ("method", methods.of(config).card(config)),
         ("trained on", f"{data.get('train_images', 'an unknown number')} {dataset(config.data.name)}"),
-        ("trained for", f"{frozen.step} steps of {config.train.batch_size}, seed {config.train.seed}"),
+        ("trained for", f"{run.step} steps of {config.train.batch_size}, seed {config.train.seed}"),
         ("on", _machine(versions)),
         ("parameters", f"{entries:,}"),
-        ("fingerprint", f"`{frozen.fingerprint()}`"),
+        ("fingerprint", f"`{run.fingerprint()}`"),
     ]
 
 
@@ -168,18 +166,18 @@ def _commit(found: dict[str, Any]) -> str:
     return f"{found['commit'][:12]}" + (" with changes since" if found.get("dirty") else "")
 
 
-def _measured(frozen: Run, choice: Choice, measured: Measured) -> str:
-    parts = [_probe(result, frozen, choice) for result in measured.results]
+def _measured(run: Run, choice: Choice, measured: Measured) -> str:
+    parts = [_probe(result, run, choice) for result in measured.results]
     if not parts:
         parts = ["**Nothing was measured of this run**: what the embeddings are worth is not known."]
     return "\n\n".join(parts + [f"Left out: {text}." for text in measured.left_out])
 
 
-def _probe(result: Result, frozen: Run, choice: Choice) -> str:
+def _probe(result: Result, run: Run, choice: Choice) -> str:
     found, manifest, protocol = result.results, result.manifest, result.results["protocol"] or {}
     lines = [f"### Probe `{result.probe}`", ""]
-    if found["checkpoint_step"] != frozen.step:
-        lines += [f"**Of step {found['checkpoint_step']}; the weights here are of step {frozen.step}.**", ""]
+    if found["checkpoint_step"] != run.step:
+        lines += [f"**Of step {found['checkpoint_step']}; the weights here are of step {run.step}.**", ""]
     lines += [
         "| protocol | feature read | t | test accuracy | pixels, same protocol |",
         "| --- | --- | --- | --- | --- |",
@@ -220,8 +218,8 @@ def _probe(result: Result, frozen: Run, choice: Choice) -> str:
     )
 
 
-def _limits(frozen: Run, choice: Choice, measured: Measured) -> list[str]:
-    config = frozen.config
+def _limits(run: Run, choice: Choice, measured: Measured) -> list[str]:
+    config = run.config
     data = dataset(config.data.name)
     limits = [
         f"Trained on {data} alone. On anything else nothing is known of it; whatever was lopsided in them is in the "
@@ -230,13 +228,13 @@ def _limits(frozen: Run, choice: Choice, measured: Measured) -> list[str]:
         "other datasets, robustness, fairness, privacy (what an embedding gives away of its image, or the weights of "
         "the training images), and speed.",
         "This encoder is not told a noise level: t has no effect."
-        if frozen.timeless
+        if run.timeless
         else f"An embedding is of one noise level. t = {choice.t:g} is not the best for every use: low t tells fine "
         "differences, high t coarse ones; embeddings at different t are not comparable with one another.",
     ]
-    if frozen.scale is None:
+    if run.scale is None:
         limits.append(
-            f"It takes {frozen.image_shape[0]}x{frozen.image_shape[1]} pixels. `Embedder` resizes other images and "
+            f"It takes {run.image_shape[0]}x{run.image_shape[1]} pixels. `Embedder` resizes other images and "
             "warns; what that costs was not measured."
         )
     if choice.feature.startswith("denoiser"):

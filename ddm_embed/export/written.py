@@ -34,15 +34,15 @@ def read_documents(workdir: Path) -> Documents:
     return Documents(directory.read_data(), directory.read_versions(), measured_lib.read(workdir))
 
 
-def choose(frozen: Run, documents: Documents, feature: str | None, t: float | None) -> Choice:
+def choose(run: Run, documents: Documents, feature: str | None, t: float | None) -> Choice:
     """What the program gives: the run's choice, or another feature, at the level where the probe held that one best.
 
     Raises:
       UserError: there is no such feature, or t is outside [0, 1].
     """
-    chosen = frozen.choice
+    chosen = run.choice
     if feature not in (None, chosen.feature):
-        check_feature(feature, frozen.names)
+        check_feature(feature, run.names)
         level, by = measured_lib.best_level(documents.measured, feature) or (chosen.t, "--feature; t as without it")
         chosen = Choice(feature, level, by)
     if t is not None:
@@ -67,33 +67,33 @@ def check_free(out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def write(out: Path, frozen: Run, choice: Choice, documents: Documents, license_name: str) -> dict[str, int]:
+def write(out: Path, run: Run, choice: Choice, documents: Documents, license_name: str) -> dict[str, int]:
     """Writes the export and gives the bytes of each file.
 
     The folder appears under its name when all of it is on the disk; what a killed process leaves is a hidden folder
     beside it, .NAME.PID.tmp.
     """
-    dim = frozen.width(choice.feature)
+    dim = run.width(choice.feature)
     contents = {
-        exported.CONFIG: config_lib.to_json(frozen.config).encode(),
-        exported.WEIGHTS: safetensors.save(exported.flat(frozen.host_params()), metadata={"format": "np"}),
-        exported.PROGRAM: serialised(frozen, choice.feature),
-        exported.CARD: card(frozen, choice, dim, documents, license_name).encode(),
+        exported.CONFIG: config_lib.to_json(run.config).encode(),
+        exported.WEIGHTS: safetensors.save(exported.flat(run.host_params()), metadata={"format": "np"}),
+        exported.PROGRAM: serialised(run, choice.feature),
+        exported.CARD: card(run, choice, dim, documents, license_name).encode(),
         exported.EXAMPLE: (Path(__file__).parent / "example.py").read_bytes(),
     }
     manifest = {
-        "image_shape": list(frozen.image_shape),
-        "images": str(frozen.dtype),
+        "image_shape": list(run.image_shape),
+        "images": str(run.dtype),
         "feature": choice.feature,
         "t": choice.t,
         "chosen_by": choice.by,
         "dim": dim,
-        "features": frozen.names,
-        "levels": list(frozen.levels),
-        "scale": frozen.scale and frozen.scale.to_json(),
-        "classes": frozen.classes,
-        "step": frozen.step,
-        "fingerprint": frozen.fingerprint(),
+        "features": run.names,
+        "levels": list(run.levels),
+        "scale": run.scale and run.scale.to_json(),
+        "classes": run.classes,
+        "step": run.step,
+        "fingerprint": run.fingerprint(),
         "written_by": __version__,
         "jax": jax.__version__,
     }
@@ -118,28 +118,26 @@ def write_folder(out: Path, contents: dict[str, bytes]) -> None:
         raise
 
 
-def serialised(frozen: Run, feature: str) -> bytes:
+def serialised(run: Run, feature: str) -> bytes:
     """A program (weights by name, images [batch, height, width, channel], t []) -> float32 [batch, dim].
 
     Images are of the encoder's own type, the batch is of any size, and one t is for all images. It computes in float32
     on every platform, also where matrix products in it would be rounded to fewer bits.
     """
-    weights = {
-        name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in flat(frozen.host_params()).items()
-    }
+    weights = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in flat(run.host_params()).items()}
     (batch,) = export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *frozen.image_shape), frozen.dtype)
+    images = jax.ShapeDtypeStruct((batch, *run.image_shape), run.dtype)
     with jax.default_matmul_precision("highest"):
-        embed = jax.jit(by_name(exact(frozen), feature))
+        embed = jax.jit(by_name(exact(run), feature))
         exported = export.export(embed, platforms=PLATFORMS)(weights, images, jax.ShapeDtypeStruct((), np.float32))
     return bytes(exported.serialize())
 
 
 def by_name(
-    frozen: Run, feature: str
+    run: Run, feature: str
 ) -> Callable[[Flat, Shaped[Array, "batch height width channel"], Float[Array, ""]], Float[Array, "batch dim"]]:
-    """The frozen encoder's program, of parameters under the names that they have in a file."""
-    program = frozen.program(feature)
+    """The run's program, of parameters under the names that they have in a file."""
+    program = run.program(feature)
 
     def embed(weights, images, t):
         return program(nested(weights), images, t)
@@ -147,8 +145,8 @@ def by_name(
     return embed
 
 
-def exact(frozen: Run) -> Run:
+def exact(run: Run) -> Run:
     """The same encoder, computing in float32 by operations that every platform has."""
-    config = config_lib.from_json(config_lib.to_json(frozen.config), config_lib.default())
+    config = config_lib.from_json(config_lib.to_json(run.config), config_lib.default())
     config.model.dtype, config.model.attention, config.model.remat = "float32", "xla", "none"
-    return frozen.replace(config=config)
+    return run.replace(config=config)

@@ -41,20 +41,20 @@ def body(given: flags.FlagValues, arguments: list[str]) -> int:
         if given[name].value and Path(given[name].value).suffix != ".png":
             raise UserError(f"--{name}={given[name].value}: expected a name that ends in .png")
     found = layout.read(Path(given.embeddings))
-    frozen = open_any(files.place(given.workdir))
-    if found.metadata["fingerprint"] != frozen.fingerprint():
+    run = open_any(files.place(given.workdir))
+    if found.metadata["fingerprint"] != run.fingerprint():
         raise UserError(
             f"{given.embeddings} was made by {found.metadata['run']} at step {found.metadata['step']}, and "
             f"{given.workdir} is another run or step; name that one, or embed again"
         )
     root = Path(found.metadata["images"])
-    there = root.exists() and (frozen.scale is None or root.suffix == ".npy")
-    read = reader_of(root, frozen) if there else None
-    query, image, own = neighbours.find_query(given.query, found, frozen, root, given.embeddings)
+    there = root.exists() and (run.scale is None or root.suffix == ".npy")
+    read = reader_of(root, run) if there else None
+    query, image, own = neighbours.find_query(given.query, found, run, root, given.embeddings)
     levels = neighbours.nearest(found, query, given.k, own)
     label = "" if own is None else found.labels[own]
     neighbours.print_levels(found, levels, given.query, label)
-    unit = "from 0 to 255" if frozen.scale is None else "in standard deviations"
+    unit = "from 0 to 255" if run.scale is None else "in standard deviations"
     neighbours.print_changes(found, given.k, root, read, unit)
     if given.picture:
 

@@ -296,7 +296,7 @@ def _points(axes: "Axes", points: Float[np.ndarray, "point 2"], labels: list[str
 
 
 def find_query(
-    query: str, found: Embeddings, frozen: Run, root: Path, file: str
+    query: str, found: Embeddings, run: Run, root: Path, file: str
 ) -> tuple[Float[np.ndarray, "time dim"], Input | None, int | None]:
     """(embedding, what to draw, position in the file): an image of the file has the last, another one has the second.
 
@@ -317,14 +317,14 @@ def find_query(
         name = None
     if name in places:
         return found.embedding[places[name]], None, places[name]
-    listing = list_images(path, frozen)
+    listing = list_images(path, run)
     if len(listing.names) != 1:
         raise UserError(f"--query {query}: {len(listing.names)} rows; expected one, or the name of a row in the file")
     try:
         image = listing.read(0)
     except Unreadable as error:
         raise UserError(f"--query {query}: {error}") from error
-    embedding = frozen.embed(image[None], found.metadata["t"], found.metadata["feature"])
+    embedding = run.embed(image[None], found.metadata["t"], found.metadata["feature"])
     return embedding[0], look_at(path, lambda _: image, ""), None
 
 
