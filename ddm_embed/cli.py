@@ -75,6 +75,7 @@ def run(
     if argv is None:
         argv = sys.argv[1:]
         faulthandler.enable()  # JAX aborts a process that has lost the others: say where it was
+        _quieten()  # to its end: threads of a save that failed speak up after the program
         _quieten_failed_saves()
     if any(part.startswith("-") and part.lstrip("-") in HELP for part in argv):
         print(help_text(doc, given, default, config_required))
@@ -266,8 +267,7 @@ def _without_config_file(argv: list[str]) -> tuple[list[str], str | None]:
 def _logging() -> Iterator[logging.Handler]:
     """The package's log on stderr, by the handler that is given."""
     before = logger.level, logger.propagate, absl_logging.get_verbosity()
-    # What libraries say through absl is nothing a user of these programs can mend, or is raised as well.
-    absl_logging.set_verbosity(absl_logging.FATAL)
+    _quieten()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
@@ -280,6 +280,11 @@ def _logging() -> Iterator[logging.Handler]:
         level, logger.propagate, verbosity = before
         logger.setLevel(level)
         absl_logging.set_verbosity(verbosity)
+
+
+def _quieten() -> None:
+    """What libraries say through absl is nothing a user of these programs can mend, or is raised as well."""
+    absl_logging.set_verbosity(absl_logging.FATAL)
 
 
 def _quieten_failed_saves() -> None:
