@@ -30,6 +30,8 @@ NOT_RUN = {
 # What is left out of blocks to make them shorter; each must be met.
 SHORTER = {
     "Embedder(steps=1000": "Embedder(steps=4",
+    "image_size=32, arm": "image_size=8, arm",
+    '{"model.depth": 6}': '{"model.depth": 1, "model.width": 16, "model.heads": 2, "embedding.dim": 8}',
     "for seed in 0 1 2": "for seed in 0",
     "in ddm drl drl-static vdrl ddae": "in vdrl",
     "python3 -m venv .venv && . .venv/bin/activate && pip install -e . && ": "",
