@@ -48,7 +48,7 @@ def test_the_sdist_holds_the_package_with_its_configs_and_no_tests(built):
     with tarfile.open(built[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     sources = [path for folder in ("configs", "ddm_embed") for path in (ROOT / folder).rglob("*.*")]
-    assert {str(path.relative_to(ROOT)) for path in sources if path.suffix in (".py", ".css", ".js")} <= names
+    assert {str(path.relative_to(ROOT)) for path in sources if path.suffix != ".pyc"} <= names
     assert not any(name.startswith("tests") for name in names)
 
 
