@@ -138,9 +138,17 @@ def stop_asked(step: int) -> bool:
 
 
 def lost_another(error: Exception) -> bool:
-    """Whether an error of JAX, or one that Orbax made of it, means that another process has gone."""
-    chain = [e for e in (error, error.__cause__) if isinstance(e, jax.errors.JaxRuntimeError)]
-    return jax.process_count() > 1 and any(LOST.search(str(e)) for e in chain)
+    """Whether an error of JAX, or one that Orbax made of it, means that another process has gone.
+
+    A collective that fails in a save is raised as a plain ValueError, which names gloo.
+    """
+
+    def tells(e: BaseException | None) -> bool:
+        if isinstance(e, jax.errors.JaxRuntimeError):
+            return LOST.search(str(e)) is not None
+        return isinstance(e, ValueError) and "gloo" in str(e).lower()
+
+    return jax.process_count() > 1 and (tells(error) or tells(error.__cause__))
 
 
 class Watchdog:

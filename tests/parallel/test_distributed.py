@@ -91,6 +91,8 @@ def test_another_number_of_processes_than_expected_is_an_error(tmp_path):
         (jax.errors.JaxRuntimeError("UNAVAILABLE: Connection reset by peer"), True),
         (jax.errors.JaxRuntimeError("INTERNAL: a kernel is at fault"), False),
         (OSError("Connection reset by peer"), False),
+        (ValueError("UNKNOWN: Gloo AllGather failed"), True),
+        (ValueError("UNAVAILABLE: the store does not answer"), False),
     ],
 )
 def test_which_errors_tell_of_a_lost_process(error, lost, monkeypatch):
