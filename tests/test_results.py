@@ -43,7 +43,7 @@ def test_a_baseline_is_of_ridge_by_its_plain_name_and_of_other_heads_by_theirs(m
 
 
 def test_the_report_shows_each_protocol_its_own_pixels(made, tmp_path):
-    text = page(made, {}, [], tmp_path)
+    text = page(made, {}, {}, tmp_path)
     main = next(iter(made["protocols"]))
     rows = rows_of(text)
     for name in made["protocols"]:

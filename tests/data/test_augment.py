@@ -108,7 +108,8 @@ def test_the_hue_is_turned_as_in_hsv():
 
 def test_colours_are_distorted_as_often_and_as_far_as_said():
     image = jnp.broadcast_to(jnp.array([0.5, 0.3, 0.2]), (4000, 2, 2, 3))
-    view = np.asarray(jax.jit(augment_module.distort)(jax.random.key(0), image))[:, 0, 0]
+    # Not jitted: fused, the channels of a grey image differ by a rounding, and its hue is anything.
+    view = np.asarray(augment_module.distort(jax.random.key(0), image))[:, 0, 0]
     grey = np.ptp(view, axis=1) < 1e-6
     assert abs(grey.mean() - 0.2) < 0.02
     untouched = np.all(np.abs(view - [0.5, 0.3, 0.2]) < 1e-6, axis=1)
