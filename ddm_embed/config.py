@@ -9,34 +9,15 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from ddm_embed.errors import UserError
+from ddm_embed.fields import Field
 
 RENAMED = {("diffusion.process", "linear"): "vp"}  # what runs of version 0.1.0 called DDPM's chain
-
-
-class Field(NamedTuple):
-    """One field of a config: all that is said of it.
-
-    Attributes:
-      default: its value; a type in place of a value: none, unless one of that type is given.
-      what: a line for help and documents. choices: the values that it may have; any if None.
-      least, most: its range, both allowed; None for no bound.
-      needs: (another field, values): it has no effect unless that one has one of these values.
-      free: whether a resumed run may change it: it says where and how often, not what is computed.
-    """
-
-    default: Any
-    what: str
-    choices: tuple | None = None
-    least: float | None = None
-    most: float | None = None
-    needs: tuple[str, tuple] | None = None
-    free: bool = False
 
 
 # Of a run, but for the fields that methods declare.
@@ -188,7 +169,7 @@ SAMPLE = {
 
 def run_fields() -> dict[str, Field]:
     """All fields of a run: the general ones, and those of every registered method."""
-    from ddm_embed import methods  # the one arrow upwards: a method's fields stand in its own file
+    from ddm_embed import methods  # imports JAX, which `--help` does without
 
     names = tuple(method.name for method in methods.all_methods())
     name = RUN["objective.name"]._replace(what=f"the method: {', '.join(names)}", choices=names)

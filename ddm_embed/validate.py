@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from ddm_embed import methods
-from ddm_embed.config import PROBE, SAMPLE, Field, flatten, run_fields
+from ddm_embed.config import PROBE, SAMPLE, flatten, run_fields
 from ddm_embed.diffusion.sampler import SAMPLERS
 from ddm_embed.errors import UserError
+from ddm_embed.fields import Field
 from ddm_embed.methods.method import check_sphere
 from ddm_embed.models import patches
 from ddm_embed.models.build import find_encoder, parse_variant, resolve

@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from ddm_embed.config import Field
 from ddm_embed.errors import UserError
+from ddm_embed.fields import Field
 from ddm_embed.methods import autoencoder, byol, diffusion, mae, simclr, supervised, untrained
 from ddm_embed.methods.method import Method
 

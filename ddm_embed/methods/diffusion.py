@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from ddm_embed.config import Field
 from ddm_embed.diffusion.objective import ADVERSARY, WEIGHTS, Lambda, Objective
 from ddm_embed.diffusion.prediction import LEAST, PREDICTIONS, Image, Level, expand
 from ddm_embed.diffusion.process import PROCESSES, Process
 from ddm_embed.diffusion.timesteps import LAWS, Timesteps
 from ddm_embed.errors import UserError
+from ddm_embed.fields import Field
 from ddm_embed.methods.method import Method, Networks, Params, Parts, Place, apply_of, check_sphere, placed
 from ddm_embed.models.auxiliary import Adversary
 from ddm_embed.models.build import Models, Network

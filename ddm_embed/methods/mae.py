@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
-from ddm_embed.config import Field
 from ddm_embed.diffusion.prediction import Image, Level
 from ddm_embed.errors import UserError
+from ddm_embed.fields import Field
 from ddm_embed.methods.method import Method, Networks, Params, Parts, check_without_noise, see_x0, static
 from ddm_embed.models import patches
 from ddm_embed.models.auxiliary import MaskedDecoder

@@ -10,10 +10,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
-from ddm_embed.config import Field
 from ddm_embed.diffusion.prediction import Image
 from ddm_embed.diffusion.process import Process
 from ddm_embed.errors import UserError
+from ddm_embed.fields import Field
 from ddm_embed.models.build import Code, Models, Network, Shape, Sizes
 from ddm_embed.models.layers import Trunk
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from ddm_embed.config import Field
 from ddm_embed.diffusion.prediction import Image, Level
 from ddm_embed.errors import UserError
+from ddm_embed.fields import Field
 from ddm_embed.methods import views
 from ddm_embed.methods.method import Method, Networks, Params, Vector, static
 from ddm_embed.methods.views import OtherView, build_projector, check_views, see_views

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from ddm_embed.config import Field
 from ddm_embed.diffusion.prediction import Image
 from ddm_embed.errors import UserError
+from ddm_embed.fields import Field
 from ddm_embed.methods.method import Parts, check_without_noise, see_x0
 from ddm_embed.models.auxiliary import Mlp
 from ddm_embed.models.build import Network
