@@ -1,6 +1,7 @@
 """Tiny configs, a compilation cache shared with subprocesses, and one trained run for whoever needs it."""
 
 import contextlib
+import ctypes
 import fcntl
 import gc
 import importlib
@@ -28,7 +29,9 @@ ROOT = Path(__file__).parents[1]
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if jax.__version_info__ < (0, 11):  # later ones end at once on a flag that they no longer have
     QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=4"
-AS_USERS_DO = os.environ.get("XLA_FLAGS", "")  # for programs whose result or speed is tested
+gc.set_threshold(50_000, 20, 20)  # tracing makes much that lives for long: seldom looked through, it is faster
+# For programs whose result is tested; a worker inherits what is set below.
+AS_USERS_DO = os.environ.get("XLA_FLAGS", "").replace(QUICK_TO_COMPILE, "").strip()
 os.environ["XLA_FLAGS"] = f"{AS_USERS_DO} {QUICK_TO_COMPILE}".strip()  # before JAX's first use; subprocesses inherit it
 
 
@@ -126,14 +129,20 @@ def run_on_eight(script, *arguments):
     return json.loads(process.stdout.splitlines()[-1])
 
 
+def resident():
+    """Bytes of memory that this process holds, after giving back what it has freed."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
 @pytest.fixture(autouse=True, scope="module")
-def few_programs():
-    """Compiled programs are let go of after a module if this worker has grown large."""
+def little_memory():
+    """Compiled programs are let go of after a module once this worker has grown large."""
     yield
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    if pages * os.sysconf("SC_PAGESIZE") > 1.5 * 2**30:
+    if sys.platform == "linux" and resident() > 1.5 * 2**30:
         jax.clear_caches()
         gc.collect()
+        resident()
 
 
 def made_once(tmp_path_factory, name, make):
