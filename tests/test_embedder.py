@@ -20,6 +20,8 @@ from sklearn.pipeline import make_pipeline
 from ddm_embed import Embedder
 from ddm_embed import config as config_lib
 from ddm_embed.data.inputs import as_model_input
+from ddm_embed.data.sequences import Scale
+from ddm_embed.data.sources import open_source
 from ddm_embed.errors import UserError
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.train import pretrain
@@ -272,10 +274,20 @@ def test_sequences_are_fitted_and_embedded():
         rows.transform(waves[:, :31])
     with pytest.raises(UserError, match="set kind='images' or kind='sequences'"):
         Embedder(steps=2).fit(np.zeros((5, 8, 2)))
-    several = Embedder(steps=2, batch_size=4, config=SMALL, kind="sequences").fit(np.stack([waves, waves**2], axis=2))
-    assert several.frozen_.image_shape == (1, 32, 2)
+
+
+def test_sequences_of_several_channels_are_taken_where_their_kind_is_said(monkeypatch):
+    shapes = []
+    monkeypatch.setattr(
+        pretrain, "train", lambda config, _: shapes.append(open_source(config).image_shape) or Outcome(0, False)
+    )
+    with pytest.raises(KeyboardInterrupt, match="stopped at step 0"):
+        Embedder(steps=2, batch_size=4, config=SMALL, kind="sequences").fit(
+            np.ones((30, 32, 2)) * np.arange(32)[:, None]
+        )
+    assert shapes == [(1, 32, 2)]
     with pytest.raises(UserError, match="length 31 with 2 channels; this model takes length 32 with 2"):
-        several.transform(np.zeros((3, 31, 2)))
+        as_model_input(np.zeros((3, 31, 2)), (1, 32, 2), (0, 1), Scale(np.zeros(2), np.ones(2)))
 
 
 @pytest.mark.parametrize(

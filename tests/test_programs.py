@@ -76,7 +76,14 @@ def test_a_program_leaves_the_process_as_it_was(tmp_path):
 
 
 def test_train_probe_resume_and_finish(tmp_path):
-    config = tiny_config(**{"probe.after_training": True})
+    """With the probe's own settings, and few images."""
+    rng = np.random.default_rng(0)
+    for part, number in (("train", 120), ("test", 30)):
+        labels = np.arange(number) % 3
+        images = rng.integers(0, 90, (number, 8, 8, 1)) + 80 * labels.reshape(-1, 1, 1, 1)
+        np.save(tmp_path / f"{part}_images.npy", images.astype(np.uint8))
+        np.save(tmp_path / f"{part}_labels.npy", labels)
+    config = tiny_config(**{"probe.after_training": True, "data.name": f"arrays:{tmp_path}"})
     arguments = [*flags_of(config), "--workdir", tmp_path / "run"]
     first = run_module("ddm_embed.main", *arguments)  # a process: the code 0
     assert first.returncode == 0, first.stderr

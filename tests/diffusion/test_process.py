@@ -96,7 +96,9 @@ def test_the_sdes_moment_equations_lead_from_the_image_to_the_marginals(process)
     np.testing.assert_allclose(state, [alpha[0], sigma[0] ** 2], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [*CONTINUOUS, "vp_chain"])
+@pytest.mark.parametrize(
+    "name", ["vp", "vp_chain", *(pytest.param(name, marks=pytest.mark.slow) for name in CONTINUOUS if name != "vp")]
+)
 def test_simulating_the_sde_gives_mean_and_variance_of_the_marginals(name):
     """20,000 paths by Euler-Maruyama: 5 standard errors, and the scheme's own error, which its moments tell exactly."""
     process, steps, count, x0 = ALL[name], 500, 20_000, 1.5
