@@ -58,8 +58,8 @@ def test_a_mesh_of_all_axes_and_parts_give_the_loss_curve_of_one_device(report):
     assert_same_curve(report, TOGETHER)
 
 
-@pytest.mark.parametrize(("run", "parts"), [("1x1x1", 1), (TOGETHER, 4)])
-def test_parameters_ema_and_optimizer_state_are_split_over_fsdp_and_tensor(report, run, parts):
+@pytest.mark.parametrize(("run", "parts"), [("1x1x1", 1), (TOGETHER, 2)])
+def test_parameters_ema_and_optimizer_state_are_split_over_fsdp(report, run, parts):
     # The consistency term's predictor, as wide as z and not as the model, stays whole.
     assert 0.6 / parts <= report[run]["held"] < 1 / parts + 0.2
 
