@@ -26,7 +26,7 @@ logger = logging.getLogger("ddm_embed")
 def body(given: flags.FlagValues, config: ConfigDict) -> int:
     from ddm_embed.parallel import distributed
     from ddm_embed.probe import evaluate as protocol
-    from ddm_embed.report.publish import publish
+    from ddm_embed.report.page import publish
     from ddm_embed.runs.directory import RunDirectory
     from ddm_embed.train.loop import train
 

@@ -112,7 +112,7 @@ def test_every_name_that_is_taken_from_a_module_is_there(path):
 def test_importing_is_instant_and_loads_neither_tensorflow_nor_readers():
     code = (
         "import sys, ddm_embed; assert not {'jax', 'numpy'} & set(sys.modules)\n"
-        "import ddm_embed.train.loop, ddm_embed.probe.evaluate, ddm_embed.report.publish\n"
+        "import ddm_embed.train.loop, ddm_embed.probe.evaluate, ddm_embed.report.page\n"
         "import ddm_embed.sample.pictures, ddm_embed.data.folder, ddm_embed.data.sources\n"
         "ddm_embed.data.sources.open_source(ddm_embed.config.default())  # the digits\n"
         "heavy = {'tensorflow', 'tensorflow_datasets', 'sklearn', 'matplotlib', 'tensorboardX'} & set(sys.modules)\n"

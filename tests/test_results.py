@@ -11,8 +11,7 @@ from probed import make_results, write_run
 from ddm_embed.compare.runs import measures, read_runs
 from ddm_embed.compare.table import compare
 from ddm_embed.errors import UserError
-from ddm_embed.report import publish
-from ddm_embed.report.page import page
+from ddm_embed.report.page import draw_profile, last_line, page
 from ddm_embed.results import BASELINES, baseline_of, read, write
 
 PIXELS = {"ridge": 0.81, "knn": 0.79}  # as probed.py makes them; logistic regression is never fitted to pixels
@@ -58,7 +57,7 @@ def test_the_report_shows_each_protocol_its_own_pixels(made, tmp_path):
 
 def test_the_last_line_and_the_picture_tell_the_pixels_of_the_first_protocol(made, tmp_path, monkeypatch):
     main = next(iter(made["protocols"]))
-    line = publish.last_line(made)
+    line = last_line(made)
     assert line.startswith(f"test accuracy {made['test_accuracy']:.4f} +- {made['test_accuracy_std']:.4f} (feature=")
     assert re.findall(r"pixels ([\d.]+)", line) == ([f"{PIXELS[main]:.4f}"] if main in PIXELS else [])
     titles, levels = [], []
@@ -69,8 +68,8 @@ def test_the_last_line_and_the_picture_tell_the_pixels_of_the_first_protocol(mad
             own = [drawn.get_ydata()[0] for drawn in axes.lines if drawn.get_label() == "pixels"]
             levels.append(own)
 
-    monkeypatch.setattr(publish, "save", keep)
-    publish.draw_profile(made, tmp_path / "profile.png")
+    monkeypatch.setattr("ddm_embed.report.page.save", keep)
+    draw_profile(made, tmp_path / "profile.png")
     assert re.findall(r"from pixels ([\d.]+)", titles[0]) == ([f"{PIXELS[main]:.4f}"] if main in PIXELS else [])
     expected = [[pytest.approx(PIXELS[name] + 0.004)] if name in PIXELS else [] for name in made["protocols"]]
     assert levels == expected
@@ -91,7 +90,7 @@ def test_the_comparison_and_its_columns_have_each_protocols_own_pixels(made, tmp
 
 
 def test_the_model_card_has_each_protocols_own_pixels(made, tmp_path):
-    from ddm_embed.export.measured import own_and_baselines
+    from ddm_embed.export.card import own_and_baselines
 
     (result,) = read_runs([write_run(tmp_path, made, predictions=False)], None)
     assert {own.protocol: pixels and pixels.accuracy for own, pixels in own_and_baselines(result)} == {

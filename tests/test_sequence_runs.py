@@ -25,7 +25,7 @@ from ddm_embed.models.patches import cut, entries, grid, join, sides, tokens
 from ddm_embed.preflight.compiled import estimate, here
 from ddm_embed.probe import evaluate as protocol
 from ddm_embed.probe.pixels import pixel_features
-from ddm_embed.report.publish import publish
+from ddm_embed.report.page import publish
 from ddm_embed.train.loop import train
 
 

@@ -1,4 +1,5 @@
-"""Which labelled images fit, which choose and which test."""
+"""Which labelled images fit, which choose and which test; and the classes of the training images, for a method that is
+told them."""
 
 import logging
 from typing import NamedTuple
@@ -11,13 +12,11 @@ from ddm_embed.errors import UserError
 
 logger = logging.getLogger("ddm_embed")
 
-Labels = Int[np.ndarray, " number"]
-
 
 class Fold(NamedTuple):
     """Training images that a choice is made on: their labels, which of them fit the heads, and which judge."""
 
-    labels: Labels
+    labels: Int[np.ndarray, " number"]
     fit: Int[np.ndarray, " fit"]
     validation: Int[np.ndarray, " validation"]
     classes: int
@@ -43,7 +42,7 @@ def sample_positions(number: int, most: int, seed: int) -> Int[np.ndarray, " sam
     return np.sort(np.random.default_rng(seed).permutation(number)[:most])
 
 
-def split_fold(labels: Labels, classes: int, fraction: float, seed: int) -> Fold:
+def split_fold(labels: Int[np.ndarray, " number"], classes: int, fraction: float, seed: int) -> Fold:
     """Holds out a seeded random share of training images labelled 0..classes-1.
 
     Raises:
@@ -56,3 +55,30 @@ def split_fold(labels: Labels, classes: int, fraction: float, seed: int) -> Fold
         raise UserError(f"config.validation_fraction={fraction} of {len(labels)} images holds out {held}; change it")
     order = np.random.default_rng(seed).permutation(len(labels))
     return Fold(labels, np.sort(order[held:]), np.sort(order[:held]), classes)
+
+
+class Labels(NamedTuple):
+    """index: each training image's class, counted from 0, int32 [number]. values: the dataset's numbers for them."""
+
+    index: Int[np.ndarray, " number"]
+    values: tuple[int, ...]
+
+
+def read_labels(source: Source, method: str) -> Labels:
+    """The training images' labels, for the method of this name; a dataset's may start anywhere and leave numbers out.
+
+    Raises:
+      UserError: the dataset has no labels, or one class.
+    """
+    if source.train.read_labels is None:
+        raise UserError(
+            f"config.objective.name={method}: {source.name} has no labels to learn; use a labelled dataset or "
+            "another config.objective.name"
+        )
+    values, index = np.unique(source.train.read_labels(), return_inverse=True)
+    if len(values) < 2:
+        raise UserError(
+            f"config.objective.name={method}: every training image of {source.name} is of class {values[0]}; use a "
+            "dataset of two classes or more, or another config.objective.name"
+        )
+    return Labels(index.astype(np.int32), tuple(values.tolist()))

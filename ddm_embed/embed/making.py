@@ -1,31 +1,49 @@
-"""Makes a file of embeddings: reads images ahead in threads, embeds chunk by chunk, goes on where it was stopped."""
+"""Makes a file of embeddings: reads images ahead in threads, embeds chunk by chunk, goes on where it was stopped.
+
+Chunks outlive a kill in FILE.parts/, each there whole or not at all.
+
+FILE.parts/plan.json       what the chunks are of: fingerprint, feature, t, images with size and time of last change
+FILE.parts/00000012.npz    chunk 12: `embedding` float32 [m, time, dim] and `position` int64 [m] of the m images that
+                           could be read, and `bad`, the JSON of [position, reason] of the others
+"""
 
 import datetime
+import errno
+import fcntl
+import hashlib
+import io
+import json
 import logging
+import shutil
 import sys
 import time
+import zipfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float, Int, Shaped
 from tqdm import tqdm
 
 from ddm_embed import __version__
-from ddm_embed.embed import layout, parts
+from ddm_embed.embed import layout
 from ddm_embed.embed.listing import Input, Listing, Unreadable
-from ddm_embed.embed.parts import Part
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import Run
+from ddm_embed.runs.files import write_whole
 
 logger = logging.getLogger("ddm_embed")
 
 CHUNK = 256  # images, at least: what a kill may cost
 AHEAD = 2  # chunks that are read before their turn
 SECONDS = 10.0  # between two lines of progress
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SPARE = 1.05  # of the bytes that embeddings take, names and headers included
 
 Images = Shaped[np.ndarray, "number height width channel"]
 
@@ -49,6 +67,15 @@ class Outcome(NamedTuple):
     before: bool
 
 
+class Part(NamedTuple):
+    """A chunk: the embeddings of those of its images that could be read, where these stand, and (position, reason) of
+    the others."""
+
+    embedding: Float[np.ndarray, "number time dim"]
+    positions: Int[np.ndarray, " number"]
+    bad: list[tuple[int, str]]
+
+
 def make(job: Job, out: Path, batch_size: int | None, threads: int) -> Outcome:
     """Writes the file, or finds that it is there; what an earlier start made is not made again.
 
@@ -63,21 +90,21 @@ def make(job: Job, out: Path, batch_size: int | None, threads: int) -> Outcome:
     plan = make_plan(job, max(CHUNK, batch))
     if out.exists():
         return _finished(out, plan)
-    with parts.opened(out, plan) as (folder, plan):
+    with opened(out, plan) as (folder, plan):
         if out.exists():  # by another process, between the look and the lock
             return _finished(out, plan)
         number, size = len(job.listing.names), plan["chunk"]
         chunks = [range(start, min(start + size, number)) for start in range(0, number, size)]
-        missing = [i for i in range(len(chunks)) if parts.read_part(folder, i) is None]
+        missing = [i for i in range(len(chunks)) if read_part(folder, i) is None]
         dim = job.run.width(job.feature)
-        parts.check_room(out, number, len(job.times), dim, 1 - len(missing) / max(len(chunks), 1))
+        check_room(out, number, len(job.times), dim, 1 - len(missing) / max(len(chunks), 1))
         if 0 < len(missing) < len(chunks):
             logger.info(
                 "going on: %d of %d images are in %s", number - sum(len(chunks[i]) for i in missing), number, folder
             )
         _embed(job, folder, chunks, missing, batch, threads)
-        outcome = _assemble(job, folder, len(chunks), out, dim, parts.digest(plan))
-        parts.remove(folder)
+        outcome = _assemble(job, folder, len(chunks), out, dim, digest(plan))
+        remove(folder)
         return outcome
 
 
@@ -99,12 +126,12 @@ def make_plan(job: Job, chunk: int) -> dict[str, Any]:
 
 def _finished(out: Path, plan: dict[str, Any]) -> Outcome:
     metadata = layout.read_metadata(out)
-    if metadata["plan"] != parts.digest(plan):
+    if metadata["plan"] != digest(plan):
         fields = ("fingerprint", "feature", "t", "images")
         changed = [field for field in fields if metadata[field] != plan[field]]
         what = ", ".join(changed) or "the list of images, or their times of last change,"
         raise UserError(f"--out {out} is there and of another job ({what} differ); name another file, or delete it")
-    parts.remove(parts.folder_of(out))  # killed between the last two steps
+    remove(folder_of(out))  # killed between the last two steps
     return Outcome(metadata["number"], [tuple(pair) for pair in metadata["bad"]], True)
 
 
@@ -122,7 +149,7 @@ def _embed(job: Job, folder: Path, chunks: list[range], missing: list[int], batc
             if not np.all(finite):
                 name = job.listing.names[positions[int(np.argmin(finite))]]
                 raise UserError(f"the embedding of {name} is not finite: the run in {job.run.place} is broken")
-            parts.write_part(folder, i, Part(embedding, positions, bad))
+            write_part(folder, i, Part(embedding, positions, bad))
             bar.add(len(chunks[i]))
 
 
@@ -162,7 +189,7 @@ def _assemble(job: Job, folder: Path, number: int, out: Path, dim: int, plan: st
         positions += part.positions.tolist()
         bad += [(listing.names[position], reason) for position, reason in part.bad]
     if not positions:
-        parts.remove(folder)
+        remove(folder)
         raise UserError(f"--images {listing.root}: none can be read, of {len(bad)}; {bad[0][0]}: {bad[0][1]}")
     metadata = {
         "format": layout.FORMAT,
@@ -181,7 +208,7 @@ def _assemble(job: Job, folder: Path, number: int, out: Path, dim: int, plan: st
         "ddm_embed": __version__,
     }
     unfinished = folder / f"unfinished{out.suffix}"
-    with parts.no_room(folder):
+    with no_room(folder):
         layout.remove(unfinished)
         try:
             blocks = (_again(folder, i).embedding for i in range(number))
@@ -195,7 +222,7 @@ def _assemble(job: Job, folder: Path, number: int, out: Path, dim: int, plan: st
 
 
 def _again(folder: Path, chunk: int) -> Part:
-    part = parts.read_part(folder, chunk)
+    part = read_part(folder, chunk)
     if part is None:
         raise UserError(f"{folder}: chunk {chunk} can no longer be read; give the same command again to make it anew")
     return part
@@ -226,3 +253,119 @@ class Progress:
             self._said, rate = now, self._done / (now - self._begin)
             left = tqdm.format_interval((self._total - self._done) / rate)
             logger.info("%d of %d images  %.0f images/s  ETA %s", self._done, self._total, rate, left)
+
+
+def digest(plan: dict[str, Any]) -> str:
+    """SHA-256 of a plan but for its chunk size, which changes nothing in what is made."""
+    kept = {name: value for name, value in plan.items() if name != "chunk"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def folder_of(out: Path) -> Path:
+    """Where the chunks of a file lie."""
+    return out.with_name(out.name + ".parts")
+
+
+@contextmanager
+def opened(out: Path, plan: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(folder, plan) of the chunks of `out`, kept to this process: begun now, or those that an earlier start left.
+
+    Raises:
+      UserError: they are of another plan, another process is at them, or they cannot be written.
+    """
+    folder = folder_of(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written ({error.strerror or error}); choose another") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"--out {out}: another process is writing it; wait for it or stop it") from error
+        yield folder, _agree(folder, plan)
+
+
+def _agree(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    file = folder / "plan.json"
+    if not file.exists():
+        with no_room(folder):
+            write_whole(file, json.dumps(plan))
+        return plan
+    try:
+        before = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}); delete {folder} to begin anew") from error
+    if digest(before) != digest(plan):
+        raise UserError(f"{folder} is of another job: {difference(before, plan)}; finish that one or delete the folder")
+    return before
+
+
+def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """In which way two plans differ, in words."""
+    for field in ("format", "fingerprint", "feature", "t", "images"):
+        if before.get(field) != now[field]:
+            kept = f"{before.get(field)}, now {now[field]}"
+            return f"{field} was {kept[:200]}" if field != "fingerprint" else "it was made by another run or step"
+    old, new = ({name: rest for name, *rest in plan["files"]} for plan in (before, now))
+    gone, come = len(old.keys() - new.keys()), len(new.keys() - old.keys())
+    changed = [name for name in old.keys() & new.keys() if old[name] != new[name]]
+    if not gone and not come and not changed:
+        return "the images are listed or labelled otherwise"
+    named = f" ({min(changed)})" if changed else ""
+    return f"of its images {gone} are gone, {come} are new and {len(changed)} have changed{named}"
+
+
+def write_part(folder: Path, chunk: int, part: Part) -> None:
+    """Raises UserError if the disk is full."""
+    content = io.BytesIO()
+    np.savez(content, embedding=part.embedding, position=part.positions, bad=np.array(json.dumps(part.bad)))
+    with no_room(folder):
+        write_whole(_file(folder, chunk), content.getvalue())
+
+
+def read_part(folder: Path, chunk: int) -> Part | None:
+    """A chunk; None if it is not there, or was damaged: then it is to be made again."""
+    try:
+        with np.load(_file(folder, chunk)) as found:
+            bad = [(position, reason) for position, reason in json.loads(str(found["bad"]))]
+            return Part(found["embedding"], found["position"], bad)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile):  # the machine went down while it was written
+        return None
+
+
+def _file(folder: Path, chunk: int) -> Path:
+    return folder / f"{chunk:08d}.npz"
+
+
+def remove(folder: Path) -> None:
+    """Removes the chunks once the file stands."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_room(out: Path, images: int, levels: int, dim: int, done: float) -> None:
+    """Raises UserError if the chunks still to be made and the file do not fit on the disk; `done`: the share made."""
+    needed = SPARE * 4 * images * levels * dim * (2 - done)
+    free = shutil.disk_usage(out.parent).free
+    if needed > free:
+        raise UserError(
+            f"--out {out} takes {needed / 2**20:,.1f} MiB while it is made, and its disk has {free / 2**20:,.1f}; "
+            "make room, choose another --out, or fewer levels with --t"
+        )
+
+
+@contextmanager
+def no_room(folder: Path) -> Iterator[None]:
+    """Says of a full disk what is kept and how to go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise UserError(
+            f"the disk of {folder.parent} is full ({error.strerror}); what is done is kept in {folder}: make room and "
+            "give the same command again"
+        ) from error

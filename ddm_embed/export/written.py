@@ -15,8 +15,7 @@ from safetensors import numpy as safetensors
 from ddm_embed import __version__
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
-from ddm_embed.export import measured as measured_lib
-from ddm_embed.export.card import Documents, card
+from ddm_embed.export.card import Documents, best_level, card, read_measured
 from ddm_embed.features import exported
 from ddm_embed.features.choice import Choice
 from ddm_embed.features.exported import Flat, flat, nested
@@ -27,11 +26,65 @@ from ddm_embed.validate import check_feature
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
+# example.py of an export, which runs without this package.
+EXAMPLE = r'''"""Embeds images with the program and the weights beside this file; needs jax, safetensors, flatbuffers and numpy.
+
+    python example.py [IMAGES.npy [OUT.npy]]
+
+IMAGES.npy is uint8 [number, height, width, channel], or of sequences any numbers [number, length, channel]; without it
+two random ones are embedded.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax import export
+from safetensors.numpy import load_file
+
+HERE = Path(__file__).parent
+
+
+def main(images_file: str | None = None, out_file: str | None = None) -> None:
+    about = json.loads((HERE / "export.json").read_text())
+    height, width, channel = about["image_shape"]
+    random = np.random.default_rng(0).integers(0, 256, (2, height, width, channel))
+    images = random if images_file is None else np.load(images_file)
+    if about["scale"]:  # a sequence is an image of height 1, its channels standardised
+        mean, std = (np.array(about["scale"][name]) for name in ("mean", "std"))
+        images = (images.reshape(len(images), 1, width, channel) - mean) / std
+    try:
+        embeddings = embed(images.astype(about["images"]), about["t"])
+    except (ValueError, jax.errors.JaxRuntimeError) as error:
+        if jax.__version__ == about["jax"]:
+            raise
+        sys.exit(
+            f"{error}\n\nembed.jax_export was written by JAX {about['jax']} and this is {jax.__version__}; JAX "
+            "promises to run it by versions released up to six months later, or three weeks earlier"
+        )
+    print(f"{about['feature']} at t = {about['t']:g}: {embeddings.dtype} {embeddings.shape}")
+    if out_file is not None:
+        np.save(out_file, embeddings)
+
+
+def embed(images: np.ndarray, t: float) -> np.ndarray:
+    """float32 [number, dim]; to embed often, keep `weights` and `program`."""
+    weights = jax.device_put(load_file(HERE / "weights.safetensors"))
+    program = jax.jit(export.deserialize(bytearray((HERE / "embed.jax_export").read_bytes())).call)
+    return np.asarray(program(weights, images, np.float32(t)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
+'''  # noqa: E501
+
 
 def read_documents(workdir: Path) -> Documents:
     """Of a run directory."""
     directory = RunDirectory(workdir)
-    return Documents(directory.read_data(), directory.read_versions(), measured_lib.read(workdir))
+    return Documents(directory.read_data(), directory.read_versions(), read_measured(workdir))
 
 
 def choose(run: Run, documents: Documents, feature: str | None, t: float | None) -> Choice:
@@ -43,7 +96,7 @@ def choose(run: Run, documents: Documents, feature: str | None, t: float | None)
     chosen = run.choice
     if feature not in (None, chosen.feature):
         check_feature(feature, run.names)
-        level, by = measured_lib.best_level(documents.measured, feature) or (chosen.t, "--feature; t as without it")
+        level, by = best_level(documents.measured, feature) or (chosen.t, "--feature; t as without it")
         chosen = Choice(feature, level, by)
     if t is not None:
         check_levels([t])
@@ -79,7 +132,7 @@ def write(out: Path, run: Run, choice: Choice, documents: Documents, license_nam
         exported.WEIGHTS: safetensors.save(exported.flat(run.host_params()), metadata={"format": "np"}),
         exported.PROGRAM: serialised(run, choice.feature),
         exported.CARD: card(run, choice, dim, documents, license_name).encode(),
-        exported.EXAMPLE: (Path(__file__).parent / "example.py").read_bytes(),
+        exported.EXAMPLE: EXAMPLE.encode(),
     }
     manifest = {
         "image_shape": list(run.image_shape),

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Key
 
 from ddm_embed.models import encoder, wide_resnet
-from ddm_embed.models.architecture import Architecture, Code, Shape, Sizes
+from ddm_embed.models.encoder import Architecture, Code, Shape, Sizes
 
 # name: (width, depth, heads). Ti is ViT's (Touvron et al. 2021, arXiv 2012.12877), the others DiT's (table 1).
 VARIANTS = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from ddm_embed.models.architecture import Architecture, Code, Sizes
-from ddm_embed.models.encoder import Embedding, read_code
+from ddm_embed.models.encoder import Architecture, Code, Embedding, Sizes, read_code
 from ddm_embed.models.layers import FREQUENCIES, Condition, TimeEmbedding
 
 Features = Float[Array, "batch height width channel"]

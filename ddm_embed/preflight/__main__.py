@@ -21,7 +21,7 @@ from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
 
 if TYPE_CHECKING:
-    from ddm_embed.preflight.slices import Slice
+    from ddm_embed.preflight.sweep import Slice
 
 FLAGS = cli.new_flags()
 _string, _bool = (partial(define, flag_values=FLAGS) for define in (flags.DEFINE_string, flags.DEFINE_bool))
@@ -38,7 +38,7 @@ _string("json", None, "Write the estimates to this file too.")
 
 
 def body(given: flags.FlagValues, config: ConfigDict) -> int:
-    from ddm_embed.preflight import report, slices
+    from ddm_embed.preflight import report, sweep
 
     if not given.topology:
         raise UserError("--topology is missing; give a TPU slice, such as v5e:16x16, or here")
@@ -46,13 +46,13 @@ def body(given: flags.FlagValues, config: ConfigDict) -> int:
         raise UserError("--sweep, --scaling and --mend are three questions; ask one")
     if given.mesh:
         config.update_from_flattened_dict(report.parse_mesh(given.mesh))
-    largest = None if given.topology == slices.HERE else slices.parse(given.topology)
+    largest = None if given.topology == sweep.HERE else sweep.parse(given.topology)
     if largest:
-        slices.find_compiler()
+        sweep.find_compiler()
         with report.for_absent_chips():
             return answer(given, config, largest)
     if given.sweep or given.scaling:
-        raise UserError(f"--topology={slices.HERE} has one size; --sweep and --scaling take a TPU slice")
+        raise UserError(f"--topology={sweep.HERE} has one size; --sweep and --scaling take a TPU slice")
     return answer(given, config, None)
 
 

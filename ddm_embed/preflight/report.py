@@ -18,7 +18,7 @@ from ddm_embed.drawing import save
 from ddm_embed.errors import UserError
 from ddm_embed.parallel import chips
 from ddm_embed.parallel.chips import GIB
-from ddm_embed.preflight import slices, sweep
+from ddm_embed.preflight import sweep
 from ddm_embed.preflight.compiled import Estimate, Machine, estimate
 
 if TYPE_CHECKING:
@@ -253,11 +253,11 @@ def advice(config: ConfigDict, shape: tuple[int, int, int], machine: Machine, me
 
 
 def sweep_slices(
-    config: ConfigDict, shape: tuple[int, int, int], largest: slices.Slice, sizes: list[str]
+    config: ConfigDict, shape: tuple[int, int, int], largest: sweep.Slice, sizes: list[str]
 ) -> list[Estimate]:
     """Prints a table of meshes on the slice and on smaller ones, and the best."""
     sizes = sizes or [str(largest.chips // 4), str(largest.chips)]
-    known = {str(one.chips): one for one in slices.up_to(largest)}
+    known = {str(one.chips): one for one in sweep.up_to(largest)}
     for size in sizes:
         if size not in known:
             raise UserError(f"--chips={size}: no such {largest.generation} slice; use {', '.join(known)}")
@@ -274,7 +274,7 @@ def sweep_slices(
     return rows
 
 
-def scale(config: ConfigDict, shape: tuple[int, int, int], largest: slices.Slice, path: Path) -> list[Estimate]:
+def scale(config: ConfigDict, shape: tuple[int, int, int], largest: sweep.Slice, path: Path) -> list[Estimate]:
     """Draws and prints weak scaling up to the slice."""
     rows = sweep.weak_scaling(config, shape, largest, machine_of)
     print(table(rows))
@@ -284,8 +284,8 @@ def scale(config: ConfigDict, shape: tuple[int, int, int], largest: slices.Slice
     return rows
 
 
-def machine_of(slice_: slices.Slice) -> Machine:
-    devices = slices.describe(slice_)
+def machine_of(slice_: sweep.Slice) -> Machine:
+    devices = sweep.describe(slice_)
     return Machine(str(slice_), devices, chips.find(devices[0].device_kind)[1])
 
 

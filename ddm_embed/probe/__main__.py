@@ -21,7 +21,7 @@ FLAGS = cli.new_flags(processes=True)
 def body(given: flags.FlagValues, config: ConfigDict) -> int:
     from ddm_embed.parallel import distributed
     from ddm_embed.probe import evaluate as protocol
-    from ddm_embed.report.publish import publish
+    from ddm_embed.report.page import publish
     from ddm_embed.runs.directory import RunDirectory
     from ddm_embed.validate import validate_probe
 

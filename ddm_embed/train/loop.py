@@ -25,10 +25,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ddm_embed import config as config_lib
 from ddm_embed import methods
-from ddm_embed.data import labels as labels_lib
 from ddm_embed.data import pipeline
 from ddm_embed.data.pipeline import Batch
 from ddm_embed.data.sources import open_source
+from ddm_embed.data.splits import read_labels
 from ddm_embed.data.types import Images, Source
 from ddm_embed.methods.build import make_models, make_networks, make_objective
 from ddm_embed.models.build import Models
@@ -36,10 +36,9 @@ from ddm_embed.parallel import distributed
 from ddm_embed.parallel.mesh import BATCH_AXES, by_example, make_mesh
 from ddm_embed.runs.checkpoint import Checkpoints
 from ddm_embed.runs.directory import RunDirectory
-from ddm_embed.train import snapshot as picture
 from ddm_embed.train.metrics import StepMetrics, train_flops
 from ddm_embed.train.optimizer import make_optimizer, make_schedule
-from ddm_embed.train.progress import Progress, check_finite
+from ddm_embed.train.progress import IMAGES, Progress, check_finite, make_denoise
 from ddm_embed.train.state import TrainState, abstract_state, create, make_init, shardings_of
 from ddm_embed.train.step import make_train_step
 from ddm_embed.validate import mesh_shape, validate, validate_against
@@ -90,7 +89,7 @@ def train_in(config: ConfigDict, workdir: Path, data: Source) -> Outcome:
     method, labels = methods.of(config), None
     if method.reads_labels:
         with distributed.together():
-            labels = labels_lib.read(data, method.name)
+            labels = read_labels(data, method.name)
         distributed.from_lead(lambda: RunDirectory(workdir).note_classes(labels.values))
         number = len(data.train)
         logger.warning("config.objective.name=%s reads the labels of all %d training images", method.name, number)
@@ -215,11 +214,11 @@ def open_progress(
     config: ConfigDict, workdir: Path, start: int, models: Models, images: Images, mesh: Mesh
 ) -> Progress:
     """The run's reporter; its pictures show the first training images."""
-    shown = images[np.arange(min(picture.IMAGES, images.shape[0]))]
+    shown = images[np.arange(min(IMAGES, images.shape[0]))]
     denoise = None
     if models.denoiser is not None:
         objective, networks = make_objective(config), make_networks(models, config)
-        denoise = picture.make_denoise(objective, networks, not methods.of(config).sees_noise(config), mesh)
+        denoise = make_denoise(objective, networks, not methods.of(config).sees_noise(config), mesh)
     return Progress(
         config,
         workdir,

@@ -1,22 +1,37 @@
-"""What a run tells while it trains: log lines with an ETA, metrics and pictures; a non-finite loss ends it."""
+"""What a run tells while it trains: log lines with an ETA, metrics, and pictures of a few images, noised and denoised
+in one step at several noise levels; a non-finite loss ends it."""
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from ddm_embed.data.augment import Stored, to_float
+from ddm_embed.diffusion import prediction as prediction_lib
+from ddm_embed.diffusion.objective import Objective
+from ddm_embed.drawing import image_grid, save
 from ddm_embed.errors import UserError
+from ddm_embed.methods.method import Networks
 from ddm_embed.parallel import distributed
 from ddm_embed.runs.checkpoint import Checkpoints
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.runs.log import MetricWriter
-from ddm_embed.train import snapshot as picture
 from ddm_embed.train.metrics import NEVER, StepMetrics, peak_flops
 
 logger = logging.getLogger("ddm_embed")
+
+LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+IMAGES = 8
 
 
 class Progress:
@@ -26,7 +41,7 @@ class Progress:
       config: the run's config. workdir: its directory. start: the step that it begins at.
       schedule: step -> learning rate.
       flops_per_image: operations of a training step, an image.
-      denoise: from `picture.make_denoise`; None where there is no denoiser, and so no picture.
+      denoise: from `make_denoise`; None where there is no denoiser, and so no picture.
       images: [batch, height, width, channel] as they are stored, what the pictures show.
 
     All processes call it, since reading a value or drawing a picture is work of all; the first one alone writes.
@@ -82,7 +97,7 @@ class Progress:
         columns = jax.device_get(self._denoise(ema_params, self._images))
         path = RunDirectory(self._workdir).picture(step)
         if self._writer is not None:
-            picture.draw(columns, path, f"{self._config.name}: denoised in one step, after {step} steps of training")
+            draw(columns, path, f"{self._config.name}: denoised in one step, after {step} steps of training")
         self._since += time.perf_counter() - begin
 
     def close(self) -> None:
@@ -101,3 +116,32 @@ def check_finite(total: StepMetrics, checkpoints: Checkpoints) -> None:
         f"loss or gradient is not finite at step {bad}; {good}. "
         "In another --workdir, try a lower config.optimizer.learning_rate, more warm-up or config.model.dtype=float32"
     )
+
+
+def make_denoise(
+    objective: Objective, networks: Networks, clean: bool, mesh: Mesh
+) -> Callable[[Any, Stored], Float[Array, "column batch height width channel"]]:
+    """A jitted function (params, images) -> the images, then for each of `LEVELS` x_t and the x_0 guessed from it;
+    whole on every device. clean: whether the encoder sees the image itself in place of x_t."""
+
+    @jax.jit(out_shardings=NamedSharding(mesh, P()))
+    def denoise(params, image):
+        x0 = to_float(image)
+        columns = [x0]
+        eps = jax.random.normal(jax.random.key(0), x0.shape)
+        for level in LEVELS:
+            t = jnp.full(len(x0), level)
+            alpha, sigma = objective.process.marginal(t)
+            xt = prediction_lib.noised(x0, eps, alpha, sigma)
+            z = networks.encode and networks.encode(params, x0 if clean else xt, t).z
+            output, _ = networks.denoise(params, xt, t, z)
+            columns += [xt, prediction_lib.to_x0(objective.prediction, output, xt, alpha, sigma)]
+        return jnp.stack(columns)
+
+    return denoise
+
+
+def draw(columns: Float[np.ndarray, "column batch height width channel"], path: Path, title: str) -> None:
+    """Writes the columns as a labelled PNG, one row an image."""
+    labels = ["image"] + [name for level in LEVELS for name in (f"noised\nt={level}", f"denoised\nt={level}")]
+    save(image_grid(columns.swapaxes(0, 1), labels, None, title), path)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddm_embed.embed import layout, parts
+from ddm_embed.embed import layout, making
 
 
 def command(run, images, out) -> list[str]:
@@ -50,7 +50,7 @@ def main(run: str, images: str, trials: int, seed: int) -> None:
             found = layout.read(out)
             assert found.names == reference.names and found.labels == reference.labels
             assert np.array_equal(found.embedding, reference.embedding)
-            assert not parts.folder_of(out).exists()
+            assert not making.folder_of(out).exists()
         print(f"{trials} files, {kills} kills, {went_on} ended by going on: all as undisturbed ({whole:.1f} s each)")
 
 

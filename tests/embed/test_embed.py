@@ -16,7 +16,7 @@ from PIL import Image
 
 from ddm_embed.data.folder import decode
 from ddm_embed.data.sequences import Scale
-from ddm_embed.embed import layout, making, parts
+from ddm_embed.embed import layout, making
 from ddm_embed.embed.listing import Unreadable, list_images
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import open_run
@@ -166,7 +166,7 @@ def start(run, photos, out, *more):
 
 
 def wait_for_a_part(process, out):
-    part = parts.folder_of(out) / "00000000.npz"
+    part = making.folder_of(out) / "00000000.npz"
     while process.poll() is None and not part.exists():
         time.sleep(0.01)
     assert process.poll() is None, process.stderr.read()
@@ -179,14 +179,14 @@ def test_killed_half_way_it_goes_on_and_neither_repeats_nor_loses_an_image(tiny_
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL and not out.exists()
-    made = {f.name: f.stat().st_mtime_ns for f in parts.folder_of(out).glob("0*.npz")}
+    made = {f.name: f.stat().st_mtime_ns for f in making.folder_of(out).glob("0*.npz")}
     assert 1 <= len(made) < 3
     again = run_program(
         "ddm_embed.embed", "--workdir", tiny_run[1], "--images", photos, "--out", out, "--t=0,0.5", "--feature=z"
     )
     assert again.returncode == 0 and f"going on: {256 * len(made)} of {NUMBER} images" in again.stderr, again.stderr
     assert f"embedded {NUMBER - 256 * len(made)} images" in again.stderr
-    assert not parts.folder_of(out).exists()
+    assert not making.folder_of(out).exists()
     make(frozen, photos, tmp_path / "undisturbed.npz")
     found, expected = layout.read(out), layout.read(tmp_path / "undisturbed.npz")
     assert found.names == expected.names and len(set(found.names)) == NUMBER and found.labels == expected.labels
@@ -201,15 +201,15 @@ def test_sigterm_ends_with_its_own_code_and_says_how_to_go_on(tiny_run, photos, 
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75 and errors.splitlines()[-1] == "stopped; run the same command again to go on"
-    assert not out.exists() and parts.folder_of(out).exists()
+    assert not out.exists() and making.folder_of(out).exists()
 
 
 def test_a_finished_file_is_left_alone_and_another_jobs_refused(frozen, photos, tmp_path):
     out = tmp_path / "out.npz"
     assert not make(frozen, photos, out).before
     stamp = out.stat().st_mtime_ns
-    parts.folder_of(out).mkdir()  # as after a kill between the last two steps
-    assert make(frozen, photos, out).before and out.stat().st_mtime_ns == stamp and not parts.folder_of(out).exists()
+    making.folder_of(out).mkdir()  # as after a kill between the last two steps
+    assert make(frozen, photos, out).before and out.stat().st_mtime_ns == stamp and not making.folder_of(out).exists()
     with pytest.raises(UserError, match=r"of another job \(t differ"):
         make(frozen, photos, out, times=(0.3,))
     out.write_bytes(b"something else")
@@ -221,7 +221,7 @@ def test_parts_of_another_job_are_refused_with_what_differs(frozen, photos, tmp_
     out, copy = tmp_path / "out.npz", tmp_path / "copy"
     shutil.copytree(photos, copy)
     plan = making.make_plan(job(frozen, copy), making.CHUNK)
-    with parts.opened(out, plan), pytest.raises(UserError, match="another process is writing it"):
+    with making.opened(out, plan), pytest.raises(UserError, match="another process is writing it"):
         make(frozen, copy, out)
     for changed, message in (({"times": (0.5,)}, "t was"), ({"feature": "encoder_1"}, "feature was z, now encoder_1")):
         with pytest.raises(UserError, match=f"is of another job: {message}"):
@@ -243,7 +243,7 @@ def test_a_damaged_part_is_made_again(frozen, photos, tmp_path, monkeypatch):
         with pytest.raises(UserError, match="make room and give the same command again"):
             make(frozen, photos, out)
     for number, size in ((0, 1000), (1, 0)):
-        os.truncate(parts.folder_of(out) / f"{number:08d}.npz", size)
+        os.truncate(making.folder_of(out) / f"{number:08d}.npz", size)
     make(frozen, photos, out)
     assert len(layout.read(out).names) == NUMBER
 
@@ -261,7 +261,7 @@ def test_a_full_disk_is_one_line_and_what_was_done_is_kept(tiny_run, photos, tmp
     assert process.returncode == 1, process.stderr
     last = process.stderr.splitlines()[-1]
     assert last.startswith(f"error: the disk of {tmp_path} is full") and "give the same command again" in last
-    assert not out.exists() and len(list(parts.folder_of(out).glob("0*.npz"))) == 3
+    assert not out.exists() and len(list(making.folder_of(out).glob("0*.npz"))) == 3
     again = run_program("ddm_embed.embed", *arguments)
     assert again.returncode == 0 and "embedded" not in again.stderr, again.stderr
 

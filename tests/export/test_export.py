@@ -18,8 +18,7 @@ from ddm_embed import Embedder, arms
 from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
 from ddm_embed.export import written
-from ddm_embed.export.card import Documents
-from ddm_embed.export.measured import Measured
+from ddm_embed.export.card import Documents, Measured
 from ddm_embed.export.written import exact, serialised
 from ddm_embed.features import exported
 from ddm_embed.features.choice import Choice

@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import tiny_config
 
 from ddm_embed import arms
-from ddm_embed.data import labels
 from ddm_embed.data.sources import open_source
+from ddm_embed.data.splits import read_labels
 from ddm_embed.methods.build import make_models
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.train.loop import compile_step, open_batches
@@ -24,7 +24,7 @@ def curve(arm, shape):
     config = tiny_config()
     arms.apply(arm, config)
     mesh = make_mesh(*shape, devices=jax.devices()[: int(np.prod(shape))])
-    told = labels.read(source, arm) if arm == "supervised" else None
+    told = read_labels(source, arm) if arm == "supervised" else None
     models = make_models(config, source.image_shape, classes=told and len(told.values))
     optimizer = make_optimizer(config)
     init = make_init(models, optimizer, config.train.seed)

@@ -21,7 +21,7 @@ from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.probe import evaluate as protocol
 from ddm_embed.probe.bench import sweep
 from ddm_embed.probe.protocols import HEADS
-from ddm_embed.report.publish import publish
+from ddm_embed.report.page import publish
 from ddm_embed.results import read
 from ddm_embed.runs.checkpoint import restore_ema
 from ddm_embed.train.loop import train

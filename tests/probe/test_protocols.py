@@ -12,7 +12,7 @@ from ddm_embed.errors import UserError
 from ddm_embed.heads.readers import levels
 from ddm_embed.probe import evaluate as protocol
 from ddm_embed.probe.protocols import PROTOCOLS, check
-from ddm_embed.report.publish import publish
+from ddm_embed.report.page import publish
 from ddm_embed.runs.directory import RunDirectory
 
 SLOW = ("ridge", "logistic", "ddae", "mae", "dinov2", "mlp", "fewshot", "propagation", "finetune", "semi", "trajectory")
