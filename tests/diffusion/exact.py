@@ -28,7 +28,7 @@ over_samplers = pytest.mark.parametrize("sampler", SAMPLERS)
 over_ode_samplers = pytest.mark.parametrize("sampler", ODE_SAMPLERS)
 # Six samplers times six processes are a minute of compiling; all are guarded, most of them in CI's slow stage.
 over_processes = pytest.mark.parametrize(
-    "name", [name if name in ("vp", "vp_chain") else pytest.param(name, marks=pytest.mark.slow) for name in ALL]
+    "name", [name if name == "vp" else pytest.param(name, marks=pytest.mark.slow) for name in ALL]
 )
 
 

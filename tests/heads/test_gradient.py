@@ -46,7 +46,9 @@ def test_planted_classes_are_read_perfectly_and_shuffled_ones_by_chance(name, pl
     assert np.all(np.abs(chance - 0.25) < 0.12)  # three standard errors of 150 guesses
 
 
-@pytest.mark.parametrize("name", SHORT)
+@pytest.mark.parametrize(
+    "name", [name if name in ("ddae", "mlp") else pytest.param(name, marks=pytest.mark.slow) for name in SHORT]
+)
 def test_all_together_is_each_alone(name, planted):
     x, labels = planted
     recipe, key = changed(SHORT[name], epochs=min(SHORT[name].epochs, 90)), jax.random.key(3)
