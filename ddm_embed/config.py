@@ -298,7 +298,13 @@ def from_json(text: str, into: ConfigDict) -> ConfigDict:
 
 def from_dict(saved: dict[str, Any], into: ConfigDict) -> ConfigDict:
     """As `from_json`, of what its text stands for."""
-    for name, value in flatten(saved).items():
+    flat, known = flatten(saved), run_fields()["objective.name"].choices
+    if flat.get("objective.name", known[0]) not in known:
+        raise UserError(
+            f"config.json: objective.name={flat['objective.name']!r} is a method that is not registered here; give the "
+            "file that registers it as --config, or import it first"
+        )
+    for name, value in flat.items():
         check_field(name, into)
         value = RENAMED.get((name, value) if isinstance(value, str) else None, value)
         try:
@@ -311,7 +317,7 @@ def from_dict(saved: dict[str, Any], into: ConfigDict) -> ConfigDict:
 
 def is_free(name: str) -> bool:
     """Whether a field of a run says where and how often, not what is computed."""
-    field = RUN.get(name)
+    field = run_fields().get(name)
     return field is not None and field.free
 
 

@@ -1,5 +1,6 @@
 """docs/extending.md: its blocks of Python are one config file, which adds to each registry from outside the package."""
 
+import dataclasses
 import json
 import shlex
 
@@ -11,6 +12,7 @@ from ddm_embed import arms, methods
 from ddm_embed import config as config_lib
 from ddm_embed.data import sources
 from ddm_embed.errors import UserError
+from ddm_embed.fields import Field
 from ddm_embed.models import build
 from ddm_embed.probe import protocols
 from ddm_embed.report import sections
@@ -73,6 +75,31 @@ def test_the_fields_of_a_method_from_outside_are_checked_like_all_others(toy):
     config.rotation.turns = 5
     with pytest.raises(UserError, match=r"rotation\.turns=5; expected between 2 and 4"):
         validate(config)
+
+
+def test_a_method_takes_no_name_arm_or_field_of_another(toy):
+    own = methods.METHODS["rotation"]
+    for changes, reason in (
+        ({"name": "simclr"}, "is there already"),
+        ({"name": "other"}, "arm 'rotation' of method 'other' is one of 'rotation'"),
+        (
+            {"name": "other", "presets": {}, "fields": {"objective.temperature": Field(9.0, "")}},
+            "another one of 'simclr'",
+        ),
+        ({"name": "other", "presets": {}, "fields": {"train.steps": Field(7, "")}}, "ROOM is none of"),
+        ({"name": "other", "presets": {}, "fields": {"objective": Field(1, "")}}, "expected ROOM.NAME"),
+        ({"name": "other", "presets": {}, "fields": {"other.weight": 1.0}}, "with a Field"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            methods.register(dataclasses.replace(own, **changes))
+    methods.register(own)  # as where its config file is run again
+
+
+def test_a_run_of_a_method_that_is_not_registered_says_so(toy, monkeypatch):
+    folder, _ = toy
+    monkeypatch.delitem(methods.METHODS, "rotation")
+    message = refused(run_program("ddm_embed.probe", f"--workdir={folder}/runs/rotation"))
+    assert "objective.name='rotation' is a method that is not registered here" in message
 
 
 def test_an_encoder_from_outside_is_trained_and_named_among_the_others(toy):

@@ -8,10 +8,35 @@ from ddm_embed.methods import autoencoder, byol, diffusion, mae, simclr, supervi
 from ddm_embed.methods.method import Method
 
 METHODS: dict[str, Method] = {}  # by name, in the order of registration
+GENERAL = ("data.", "model.", "optimizer.", "train.", "mesh.", "probe.")  # rooms of fields that are no method's
 
 
 def register(method: Method) -> None:
-    """Makes a method known by its name, its presets as arms and its fields in every config made from now on."""
+    """Makes a method known by its name, its presets as arms and its fields in every config made from now on.
+
+    One of your own of the same name takes the earlier one's place, as where a config file is run again.
+
+    Raises:
+      UserError: the name, an arm or a field is another method's, or a field is none that a method may declare.
+    """
+    for other in METHODS.values():
+        if other.name == method.name:
+            if other.card.__module__.startswith(f"{__name__}.") and other.card.__module__ != method.card.__module__:
+                raise UserError(f"method {method.name!r} is there already; give yours another name")
+            continue
+        if taken := sorted(other.presets.keys() & method.presets.keys()):
+            raise UserError(
+                f"arm {taken[0]!r} of method {method.name!r} is one of {other.name!r}; give it another name"
+            )
+        for name, field in method.fields.items():
+            if other.fields.get(name, field) != field:
+                raise UserError(f"field {name!r} of method {method.name!r} is another one of {other.name!r}; rename it")
+    for name, field in method.fields.items():
+        if not isinstance(field, Field) or name.count(".") != 1 or name.startswith(GENERAL):
+            raise UserError(
+                f"field {name!r} of method {method.name!r}: expected ROOM.NAME with a Field, where ROOM is none of "
+                f"{', '.join(GENERAL)}"
+            )
     METHODS[method.name] = method
 
 
