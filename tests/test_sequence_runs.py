@@ -108,6 +108,7 @@ def test_every_network_has_a_finite_loss_and_gradient_on_sequences(arm):
     assert any(np.any(g != 0) for g in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow  # the embedder fits and embeds sequences in the quick stage
 def test_a_run_is_trained_probed_and_reported(signal_run, tmp_path):
     config, workdir = signal_run
     probe = quick_probe(protocols=("ridge", "knn"))

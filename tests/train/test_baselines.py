@@ -85,6 +85,7 @@ def test_the_supervised_arm_learns_the_digits(supervised_run):
     assert json.loads((supervised_run[1] / "classes.json").read_text()) == list(range(10))
 
 
+@pytest.mark.slow  # test_loop has the same of a run without labels
 def test_a_supervised_run_resumes_bit_identically_streamed_or_not(supervised_run, tmp_path):
     config, whole = supervised_run
     config = config.copy_and_resolve_references()
