@@ -222,7 +222,9 @@ def _parse(
     elif file is not None:
         config = _load(file)  # before any field is looked up: it may register methods, with fields of their own
         if config_lib.flatten(config).keys() != config_lib.flatten(default()).keys():
-            raise UserError("--config is of another program: its fields are not this one's")
+            raise UserError(
+                f"--config {file} is of another program; give one that starts from config.{default.__name__}()"
+            )
     else:
         config = None
     for part in argv:

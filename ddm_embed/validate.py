@@ -9,7 +9,7 @@ from ddm_embed.config import PROBE, SAMPLE, flatten, run_fields
 from ddm_embed.diffusion.sampler import SAMPLERS
 from ddm_embed.errors import UserError
 from ddm_embed.fields import Field
-from ddm_embed.methods.method import check_sphere
+from ddm_embed.methods.method import BY_ARM, check_sphere
 from ddm_embed.models import patches
 from ddm_embed.models.build import find_encoder, parse_variant, resolve
 
@@ -67,9 +67,10 @@ def _check_idle(config: ConfigDict, fields: Mapping[str, Field]) -> None:
             continue
         other, wanted = field.needs
         if values[other] not in wanted:
+            hint = BY_ARM if other == "objective.name" else ""
             raise UserError(
                 f"config.{name}={values[name]} has no effect with config.{other}={values[other]}; "
-                f"set config.{other} to {' or '.join(map(str, wanted))}, or leave config.{name} as it is"
+                f"set config.{other} to {' or '.join(map(str, wanted))}, or leave config.{name} as it is{hint}"
             )
 
 

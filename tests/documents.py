@@ -120,12 +120,14 @@ def write_digits(folder: Path, number: int) -> None:
         Image.fromarray(np.round(digits.images[place] * (255 / 16)).astype(np.uint8)).save(file)
 
 
-def execute(text: str, language: str, sandbox: Path, timeout: float) -> subprocess.CompletedProcess:
-    """Runs a block in the sandbox: sh by bash, which stops at the first failure, python by the sandbox's python."""
+def execute(text: str, language: str, sandbox: Path, timeout: float, **more: str) -> subprocess.CompletedProcess:
+    """Runs a block in the sandbox: sh by bash, which stops at the first failure, python by the sandbox's python;
+    with `more` in its environment."""
     environment = os.environ | {
         "PATH": f"{sandbox / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "MPLBACKEND": "Agg",
+        **more,
     }
     if language == "python":
         (sandbox / "block.py").write_text(text)

@@ -187,7 +187,8 @@ def test_a_platform_without_its_library_ends_in_one_line(platform, library, tmp_
 
 
 def test_a_config_of_the_other_program_ends_in_one_line(tiny_run):
-    assert "of another program" in refused(run_program("ddm_embed.main", "--config", "configs/probe.py"))
+    line = refused(run_program("ddm_embed.main", "--config", "configs/probe.py"))
+    assert line.startswith("error: --config configs/probe.py is of another program; give one that starts from ")
     arguments = ["--workdir", tiny_run[1], "--config", "configs/digits.py"]
     assert "of another program" in refused(run_program("ddm_embed.probe", *arguments))
 

@@ -8,7 +8,7 @@ import subprocess
 from collections import defaultdict
 
 import pytest
-from conftest import ROOT
+from conftest import AS_USERS_DO, ROOT
 from documents import DOCUMENTS, blocks, execute, make_sandbox, write_digits
 from probed import make_results, write_run
 
@@ -115,7 +115,7 @@ def test_from_a_folder_to_a_classifier_it_takes_ten_lines():
 def test_the_ten_lines_reach_what_the_readme_says(tmp_path):
     here = make_sandbox(tmp_path / "sandbox")
     write_digits(here / "photos", number=1797)
-    process = execute(ten_lines(), "python", here, timeout=1200)
+    process = execute(ten_lines(), "python", here, timeout=1200, XLA_FLAGS=AS_USERS_DO)
     assert process.returncode == 0, process.stderr
     accuracy = float(re.fullmatch(r"accuracy ([\d.]+)", process.stdout.splitlines()[-1]).group(1))
     promised = float(re.search(r"prints `accuracy ([\d.]+)`", (ROOT / "README.md").read_text()).group(1))

@@ -22,6 +22,7 @@ Vector = Float[Array, "batch dim"]
 Place = Callable[[Array], Array]
 Preset = Callable[[ConfigDict], None]
 
+BY_ARM = "; an arm sets all that its method needs: --config FILE:arm=NAME"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -93,6 +94,7 @@ def check_without_noise(config: ConfigDict, gaussian: bool = False) -> None:
         raise UserError(
             f"config.objective.name={name} knows no noise: its encoder sees the image and is told no t; set "
             f"config.embedding.input=x0, now {embedding.input}, and config.embedding.timed=False, now {embedding.timed}"
+            + BY_ARM
         )
     if embedding.gaussian != gaussian:
         has = "a Gaussian code" if gaussian else "no Gaussian code"

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from ddm_embed.data.augment import augment
 from ddm_embed.data.pipeline import Batch
+from ddm_embed.errors import UserError
 from ddm_embed.methods.method import Method, Networks, Objective
 from ddm_embed.parallel.mesh import BATCH_AXES
 from ddm_embed.train.metrics import StepMetrics
@@ -57,9 +58,12 @@ def make_train_step(
 
         told = dict(method.tell(config, state.params)) | {name: batch[name] for name in batch if name != "image"}
         draws = objective.draw(key, x0, view, config.embedding.dim, **told)
+        check_drawn(method.name, draws, len(x0))
 
         def loss(params, part):
-            return objective.loss(networks, params, state.ema_params, *part)
+            value, terms = objective.loss(networks, params, state.ema_params, *part)
+            check_given(method.name, value, terms, len(part[0]))
+            return value, terms
 
         (value, terms), grads = accumulate(loss, state.params, (x0, draws), parts)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -76,6 +80,33 @@ def make_train_step(
         out_shardings=(shardings, whole),
         donate_argnums=0,
     )
+
+
+def check_drawn(name: str, draws: Any, batch: int) -> None:
+    """Raises UserError, while the step is traced, unless all that the method of this name draws is [batch, ...]."""
+    for path, a in jax.tree.leaves_with_path(draws):
+        if jnp.shape(a)[:1] != (batch,):
+            raise UserError(
+                f"method {name!r}: draw gave {jax.tree_util.keystr(path)} of shape {jnp.shape(a)}; expected [batch, "
+                f"...], here ({batch}, ...), as each part of a batch takes its own rows"
+            )
+
+
+def check_given(name: str, value: Any, terms: Any, batch: int) -> None:
+    """Raises UserError, while the step is traced, unless the method's loss is a number and its terms are [batch]."""
+    if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise UserError(
+            f"method {name!r}: loss gave a {jnp.result_type(value)} of shape {jnp.shape(value)}; expected a float of "
+            "shape (), such as a mean over the batch"
+        )
+    if not hasattr(terms, "_asdict"):
+        raise UserError(f"method {name!r}: loss gave terms of type {type(terms).__name__}; expected a NamedTuple")
+    for term, a in terms._asdict().items():
+        if jnp.shape(a) != (batch,):
+            raise UserError(
+                f"method {name!r}: loss gave the term {term!r} of shape {jnp.shape(a)}; expected [batch], here "
+                f"({batch},): a figure for each example"
+            )
 
 
 def accumulate(loss: Callable, params: Any, batch: Any, parts: int) -> tuple[tuple[Float[Array, ""], Any], Any]:

@@ -8,6 +8,7 @@ commit them.
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import time
@@ -17,8 +18,12 @@ ROOT = Path(__file__).parents[2]
 LONGEST = 1500  # seconds a cell may take: far more than it needs, for machines with other work
 
 
-def execute(path: Path, folder: Path):
-    """The notebook with the outputs of a fresh run in `folder`; NotebookClient's error names the cell that failed."""
+def execute(path: Path, folder: Path, share: float = 1, **environment: str):
+    """The notebook with the outputs of a fresh run in `folder`; NotebookClient's error names the cell that failed.
+
+    Args:
+      share: of the training steps that it takes.
+    """
     import nbformat
     from nbclient import NotebookClient
 
@@ -26,6 +31,7 @@ def execute(path: Path, folder: Path):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+            cell.source = STEPS.sub(lambda found: found[1] + str(int(share * int(found[2]))), cell.source)
     client = NotebookClient(
         notebook,
         timeout=LONGEST,
@@ -33,10 +39,12 @@ def execute(path: Path, folder: Path):
         coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
     )
-    client.execute(env=os.environ | {"PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT)), "MPLBACKEND": INLINE})
+    setting = {"PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT)), "MPLBACKEND": INLINE}
+    client.execute(env=os.environ | setting | environment)
     return notebook
 
 
+STEPS = re.compile(r"(\btrain\.steps = |Embedder\(steps=)(\d+)")
 INLINE = "module://matplotlib_inline.backend_inline"
 
 

@@ -129,7 +129,7 @@ def test_labels_that_do_not_begin_at_nought_are_learned_and_missing_ones_refused
         train(config, tmp_path / "run")
     np.save(tmp_path / "train_labels.npy", np.array([5, 900])[np.arange(40) % 2])
     assert train(config, tmp_path / "run").finished
-    assert open_run(tmp_path / "run").models.classifier.features == 2
+    assert open_run(tmp_path / "run").models.module("classifier").features == 2
 
 
 @pytest.mark.slow
