@@ -29,6 +29,9 @@ ROOT = Path(__file__).parents[1]
 QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if jax.__version_info__ < (0, 11):  # later ones end at once on a flag that they no longer have
     QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=4"
+FAST_TO_RUN = {  # what undoes that, for a jitted function that runs for longer than it compiles
+    "xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False,
+} | ({"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in QUICK_TO_COMPILE else {})  # fmt: skip
 gc.set_threshold(50_000, 20, 20)  # tracing makes much that lives for long: seldom looked through, it is faster
 # For programs whose result is tested; a worker inherits what is set below.
 AS_USERS_DO = os.environ.get("XLA_FLAGS", "").replace(QUICK_TO_COMPILE, "").strip()

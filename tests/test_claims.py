@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import tiny_config
+from conftest import FAST_TO_RUN, tiny_config
 
 from ddm_embed.diffusion import prediction as p
 from ddm_embed.methods.build import make_models, make_networks, make_objective
@@ -45,7 +45,7 @@ def train(draw, steps=800, **changes):
     networks, objective = make_networks(models, config), make_objective(config)
     optimizer = optax.adam(optax.cosine_decay_schedule(5e-3, steps))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=FAST_TO_RUN)
     def run(params):
         def step(carry, key):
             params, state = carry

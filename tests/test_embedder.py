@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas
 import pytest
-from conftest import ROOT, tiny_config
+from conftest import ROOT
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -357,18 +357,6 @@ def test_scikit_learns_estimator_checks_pass():
     outcomes = check_estimator(Embedder(steps=2, batch_size=4, config=SMALL), on_fail=None, on_skip=None)
     failed = {o["check_name"]: o["exception"] for o in outcomes if o["status"] not in ("passed", "skipped")}
     assert not failed and len(outcomes) > 40
-
-
-@pytest.mark.slow
-def test_transform_is_about_as_fast_as_the_encoder_by_itself(tmp_path):
-    from speed_transform import measure
-
-    from ddm_embed.train.loop import train
-
-    config = tiny_config(**{"model.width": 192, "model.heads": 3, "model.encoder_depth": 2, "train.steps": 6})
-    train(config, tmp_path / "run")
-    # Another program on this machine disturbs one measurement, seldom three.
-    assert any(measure(tmp_path / "run", 1000, 15)["ratio"] < 1.1 for _ in range(3))
 
 
 def test_importing_the_package_alone_stays_instant():

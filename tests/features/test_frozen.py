@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import tiny_config
 from sklearn.datasets import load_digits
+from speed_transform import measure
 
 from ddm_embed.data.augment import to_float
 from ddm_embed.data.sequences import Scale
@@ -14,6 +15,7 @@ from ddm_embed.errors import UserError
 from ddm_embed.features.choice import choose
 from ddm_embed.features.exported import open_any
 from ddm_embed.features.run import Run, open_run
+from ddm_embed.train.loop import train
 
 IMAGES = np.round(load_digits().images * (255 / 16)).astype(np.uint8)[..., None]
 
@@ -142,10 +144,17 @@ def test_what_fits_the_memory_is_a_batch(frozen):
 @pytest.mark.slow
 def test_a_config_of_a_static_code_has_one_level(tiny_run, tmp_path):
     from ddm_embed import arms
-    from ddm_embed.train.loop import train
 
     config = tiny_config(**{"train.steps": 6, "train.checkpoint_every": 6})
     arms.apply("ae", config)
     train(config, tmp_path / "run")
     frozen = open_run(tmp_path / "run")
     assert frozen.levels == (0.0,) and frozen.choice[:2] == ("z", 0.0)
+
+
+@pytest.mark.slow
+def test_transform_is_about_as_fast_as_the_encoder_by_itself(tmp_path):
+    config = tiny_config(**{"model.width": 192, "model.heads": 3, "model.encoder_depth": 2, "train.steps": 6})
+    train(config, tmp_path / "run")
+    # Another program on this machine disturbs one measurement, seldom three.
+    assert any(measure(tmp_path / "run", 1000, 15)["ratio"] < 1.1 for _ in range(3))
