@@ -80,13 +80,21 @@ def run(
     if any(part.startswith("-") and part.lstrip("-") in HELP for part in argv):
         print(help_text(doc, given, default, config_required))
         return 0
+    if "jax" in sys.modules:
+        from ddm_embed.reproducible import reproducible
+
+        in_one_arithmetic = reproducible()
+    else:  # it may not be needed; where it is, it reads these
+        os.environ.update(JAX_ENABLE_X64="0", JAX_DEFAULT_PRNG_IMPL="threefry2x32", JAX_THREEFRY_PARTITIONABLE="1")
+        in_one_arithmetic = contextlib.nullcontext()
     with _logging() as handler:
         try:
             what = _parse(argv, given, default, config_required) if default else given(["", *argv])[1:]
             _set_up_compilation_cache()
             if "num_processes" in given:
                 _join_processes(given, handler)
-            code = body(given, what)
+            with in_one_arithmetic:
+                code = body(given, what)
         except Exception as error:
             code = _code_of(error)
         if _is_joined() and code not in (0, STOPPED):

@@ -19,13 +19,14 @@ from ddm_embed.fields import Field
 
 RENAMED = {("diffusion.process", "linear"): "vp"}  # what runs of version 0.1.0 called DDPM's chain
 
-
 # Of a run, but for the fields that methods declare.
 RUN = {
     "name": Field("default", "names the work directory when --workdir is not given: runs/NAME"),
     "data.name": Field("digits", "digits, tfds:NAME, folder:PATH or arrays:PATH"),
     "data.data_dir": Field(str, "where TFDS datasets are prepared; TFDS_DATA_DIR, then TFDS's own default", free=True),
     "data.image_size": Field(int, "resize a folder's images to this square: shorter side, then centre crop", least=1),
+    "data.background": Field("white", "colour under transparent parts of image files; none drops their alpha channel"),
+    "data.bit_depth": Field(int, "bits that hold the values of 16-bit image files; 16", least=8, most=16),
     "data.test_fraction": Field(
         0.2, "share of a labelled dataset without a test split that is kept for the probe", least=0.0, most=0.9
     ),
@@ -281,6 +282,21 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
+def identity(config: ConfigDict) -> str:
+    """A run's config as JSON, the same as before this version gave it more fields."""
+    fields = config.to_dict()
+    for name, value in _before(config.data.name).items():
+        room, last = name.split(".")
+        if fields[room][last] == value:
+            del fields[room][last]
+    return json.dumps(fields, indent=2) + "\n"
+
+
+def _before(data_name: str) -> dict[str, Any]:
+    """What runs did whose config has not these fields yet."""
+    return {"data.background": "none" if data_name.startswith("folder:") else "white", "data.bit_depth": None}
+
+
 def from_json(text: str, into: ConfigDict) -> ConfigDict:
     """The config that `to_json` wrote, with the types of `into`, a default config.
 
@@ -299,6 +315,8 @@ def from_json(text: str, into: ConfigDict) -> ConfigDict:
 def from_dict(saved: dict[str, Any], into: ConfigDict) -> ConfigDict:
     """As `from_json`, of what its text stands for."""
     flat, known = flatten(saved), run_fields()["objective.name"].choices
+    if "data.name" in flat:
+        flat = _before(str(flat["data.name"])) | flat
     if flat.get("objective.name", known[0]) not in known:
         raise UserError(
             f"config.json: objective.name={flat['objective.name']!r} is a method that is not registered here; give the "

@@ -14,12 +14,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from ddm_embed import config as config_lib
+from ddm_embed.data.image_file import rules_of
 from ddm_embed.data.inputs import as_model_input, as_sequences, as_uint8
 from ddm_embed.errors import UserError
 from ddm_embed.features.exported import open_export, open_once
 from ddm_embed.features.run import Run, check_levels, open_run
 from ddm_embed.runs import files
-from ddm_embed.train.pretrain import pretrain
+from ddm_embed.train.pretrain import change, pretrain
 from ddm_embed.validate import check_feature
 
 Levels = float | Sequence[float] | str | None
@@ -142,7 +143,8 @@ class Embedder(TransformerMixin, BaseEstimator):
         run = self._opened()
         if _is_table(images) and (run.scale is not None or hasattr(self, "n_features_in_")):
             images = validate_data(self, images, reset=False, dtype="numeric")
-        shown = as_model_input(images, run.image_shape, self.value_range, run.scale)
+        rules = rules_of(run.config.data)
+        shown = as_model_input(images, run.image_shape, self.value_range, run.scale, rules)
         return run.embed(shown, self.levels(t), self.feature)
 
     def levels(self, t: Levels = None) -> list[float]:
@@ -195,7 +197,9 @@ class Embedder(TransformerMixin, BaseEstimator):
                 f"an array of {images.dtype} {list(images.shape)} may be grey images or sequences; set kind='images' "
                 "or kind='sequences'"
             )
-        return as_uint8(images, self._side(), self.value_range)
+        config = config_lib.default()
+        change(config, {k: v for k, v in _flat(self.config).items() if k in ("data.background", "data.bit_depth")})
+        return as_uint8(images, self._side(), self.value_range, rules_of(config.data))
 
     def __sklearn_is_fitted__(self) -> bool:
         return self.run is not None or hasattr(self, "frozen_")

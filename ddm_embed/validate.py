@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from ddm_embed import methods
 from ddm_embed.config import PROBE, SAMPLE, flatten, run_fields
+from ddm_embed.data.image_file import rules_of
 from ddm_embed.diffusion.sampler import SAMPLERS
 from ddm_embed.errors import UserError
 from ddm_embed.fields import Field
@@ -34,6 +35,7 @@ def validate(config: ConfigDict) -> None:
             f"config.model.width={width} must divide by 4 (sine-cosine positions) and by config.model.heads={heads}"
         )
     _check_idle(config, fields)
+    rules_of(config.data)
     methods.of(config).check(config)
     check_sphere(config)
     if config.optimizer.warmup_steps >= config.train.steps:

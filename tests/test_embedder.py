@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 
 from ddm_embed import Embedder
 from ddm_embed import config as config_lib
+from ddm_embed.data.image_file import Rules
 from ddm_embed.data.inputs import as_model_input
 from ddm_embed.data.sequences import Scale
 from ddm_embed.data.sources import open_source
@@ -287,7 +288,7 @@ def test_sequences_of_several_channels_are_taken_where_their_kind_is_said(monkey
         )
     assert shapes == [(1, 32, 2)]
     with pytest.raises(UserError, match="length 31 with 2 channels; this model takes length 32 with 2"):
-        as_model_input(np.zeros((3, 31, 2)), (1, 32, 2), (0, 1), Scale(np.zeros(2), np.ones(2)))
+        as_model_input(np.zeros((3, 31, 2)), (1, 32, 2), (0, 1), Scale(np.zeros(2), np.ones(2)), Rules())
 
 
 @pytest.mark.parametrize(
@@ -346,7 +347,7 @@ def test_one_call_reads_images_into_no_more_than_the_model_takes(tmp_path):
 
     Image.fromarray(np.zeros((3000, 3000), np.uint8)).save(tmp_path / "large.png")
     with pytest.warns(UserWarning, match="resized"):
-        found = as_model_input([tmp_path / "large.png"], (8, 8, 1), (0, 1), None)
+        found = as_model_input([tmp_path / "large.png"], (8, 8, 1), (0, 1), None, Rules())
     assert found.shape == (1, 8, 8, 1)
 
 

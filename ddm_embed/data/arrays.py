@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddm_embed.data.inputs import check_channels_last
 from ddm_embed.data.sequences import Sequences, check_finite, scale_of
 from ddm_embed.data.types import Images, Source, Split
 from ddm_embed.errors import UserError
@@ -76,7 +77,13 @@ def _checked(array: np.ndarray, kind: str, file: Path) -> np.ndarray:
     if not numbers or array.ndim not in (most - 1, most) or 0 in array.shape:
         mend = "; sequences, images of height 1, go to train_sequences.npy" if kind == IMAGES else ""
         raise UserError(f"{file}: {array.dtype} {list(array.shape)}; expected {SHAPES[kind]}{mend}")
-    return array if array.ndim == most else array[..., None]
+    array = array if array.ndim == most else array[..., None]
+    if kind == IMAGES:
+        try:
+            check_channels_last(array.shape)
+        except UserError as error:
+            raise UserError(f"{file}: {error}; sequences go to train_sequences.npy") from error
+    return array
 
 
 def _labels(file: Path, number: int):

@@ -1,9 +1,9 @@
-"""Images in a folder: one class per sub-folder, or none; `train` and `test` sub-folders where there are both."""
+"""Images in a folder: one class per sub-folder, or none; its owner may have split it into `train`, `val` and `test`."""
 
 import dataclasses
+import logging
 import os
-import struct
-import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -11,21 +11,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
-from PIL import Image, ImageOps
 
+from ddm_embed.data.image_file import SOME_SUFFIXES, Rules, decode, header, is_image, notes_on, rules_of
 from ddm_embed.data.types import Source, Split
 from ddm_embed.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-DEEP_MODES = ("I;16", "I;16L", "I;16B")  # 16 bits a pixel
-GREY_MODES = ("1", "L", "LA", "I", "F", *DEEP_MODES)
-STRIP = 64  # from so many times as long, relative to the shape asked for, an image is cut before it is resized
-ORIENTATION = 0x0112  # EXIF tag; from 5 on the image is stored on its side
-# What Pillow and its decoders raise on bad files; most of it was met in files with bytes changed at random.
-UNREADABLE = (
-    OSError, SyntaxError, ValueError, Image.DecompressionBombError, RuntimeError, EOFError, LookupError, TypeError,
-    ArithmeticError, struct.error, zlib.error,
-)  # fmt: skip
+logger = logging.getLogger("ddm_embed")
+
+SPLITS = {  # of a folder's sub-folders, by their names in lower case
+    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+NO_IMAGES = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")  # what systems leave beside images, as does a dot
+CLASSES_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,169 +32,215 @@ class FolderImages:
 
     Attributes:
       files: in order. shape: (number, height, width, channel).
-      resize: whether to bring images to (height, width): shorter side, then centre crop.
+      resize: whether to bring images to (height, width): shorter side, then centre crop. rules: see `image_file`.
     """
 
     files: tuple[Path, ...]
     shape: tuple[int, int, int, int]
     resize: bool
+    rules: Rules
 
     @property
     def dtype(self) -> np.dtype:
         return np.dtype(np.uint8)
 
     def __getitem__(self, positions: np.ndarray) -> UInt8[np.ndarray, "batch height width channel"]:
-        return np.stack([decode(self.files[i], self.shape[1:], self.resize) for i in positions])
+        return np.stack([decode(self.files[i], self.shape[1:], self.resize, self.rules) for i in positions])
+
+
+class Part(NamedTuple):
+    """Image files in order: `here` those that lie in a folder itself, `classes` those of each sub-folder that has any.
+    A file may be a broken link, or no regular file."""
+
+    here: list[Path]
+    classes: dict[str, list[Path]]
+
+    @property
+    def files(self) -> list[Path]:
+        return [*self.here, *(file for files in self.classes.values() for file in files)]
+
+
+class Found(NamedTuple):
+    """What is in a folder and below it.
+
+    splits: by name, "train" alone where its owner has not split it. beside: images that lie beside the splits. left:
+    how many files were left out, by what they are. links: to folders, which are not followed; back: those that lead
+    back up. closed: what folders that cannot be read gave as their reason.
+    """
+
+    splits: dict[str, Part]
+    beside: list[Path]
+    left: Counter[str]
+    links: list[Path]
+    back: list[Path]
+    closed: list[OSError]
+
+    @property
+    def files(self) -> list[Path]:
+        return [*self.beside, *(file for part in self.splits.values() for file in part.files)]
+
+    def left_out(self) -> list[str]:
+        """What was left out, in one line; none if nothing was."""
+        return [f"left out: {', '.join(f'{n} {what}' for what, n in sorted(self.left.items()))}"] * bool(self.left)
+
+
+def look(folder: Path) -> Found:
+    """Looks through a folder and all below it; it ends also where a link leads back up.
+
+    Raises:
+      UserError: some of its sub-folders are splits, and it cannot be told what the others are.
+    """
+    left, links, back, closed = Counter(), [], [], []
+
+    def chosen(place: Path, names: list[str]) -> list[Path]:
+        files = []
+        for file in (place / name for name in names):
+            if _is_systems(file.name):
+                left["hidden"] += 1
+            elif is_image(file):
+                files.append(file)
+            else:
+                left[file.suffix.lower() or "without a suffix"] += 1
+        return files
+
+    def below(folder: Path) -> list[Path]:
+        files = []
+        for place, folders, names in os.walk(folder, onerror=closed.append, followlinks=False):
+            left["hidden"] += sum(map(_is_systems, folders))
+            folders[:] = [name for name in folders if not _is_systems(name)]
+            links.extend(Path(place, name) for name in folders if Path(place, name).is_symlink())
+            files += chosen(Path(place), names)
+        return sorted(files)
+
+    def inside(folder: Path) -> Part:
+        """A link to another folder counts as that folder: a class may lie elsewhere."""
+        real, entries = folder.resolve(), sorted(folder.iterdir())
+        folders = [d for d in entries if d.is_dir()]
+        up = [d for d in folders if d.is_symlink() and real.is_relative_to(d.resolve())]
+        back.extend(up)
+        left["hidden"] += sum(_is_systems(d.name) for d in folders)
+        groups = {d.name: below(d) for d in folders if d not in up and not _is_systems(d.name)}
+        here = chosen(folder, [file.name for file in entries if not file.is_dir()])
+        return Part(here, {name: files for name, files in groups.items() if files})
+
+    whole = inside(folder)
+    names = _splits_of(folder, whole.classes)
+    splits, beside = {"train": whole}, []
+    if names:
+        for told in (left, links, back, closed):  # which is told again, by split
+            told.clear()
+        beside = chosen(folder, [file.name for file in folder.iterdir() if not file.is_dir()])
+        splits = {split: inside(folder / name) for split, name in names.items()}
+    return Found(splits, beside, +left, sorted(links), sorted(back), closed)
+
+
+def _is_systems(name: str) -> bool:
+    return name.startswith(".") or name.lower() in NO_IMAGES
+
+
+def _splits_of(folder: Path, classes: dict[str, list[Path]]) -> dict[str, str]:
+    """The sub-folder of each split, in the order train, validation, test; none where they are classes: one may well be
+    called "train".
+
+    Raises:
+      UserError: several are splits, and there are others, or two of one split, or none to train on.
+    """
+    splits: dict[str, list[str]] = {split: [] for split in ("train", "validation", "test")}
+    others = []
+    for name in classes:
+        (splits[SPLITS[name.lower()]] if name.lower() in SPLITS else others).append(name)
+    there = {split: names for split, names in splits.items() if names}
+    if not there or (len(there) == 1 and (others or "train" not in there)):
+        return {}
+    twice = next((names for names in there.values() if len(names) > 1), None)
+    if others or twice or "train" not in there:
+        why = f"{' and '.join(twice)} are one split" if twice else f"{others[0]} is none" if others else "no train"
+        raise UserError(
+            f"{folder}: holds {', '.join(classes)}, of which some are splits, but {why}; expected train, val and test, "
+            "or one sub-folder a class"
+        )
+    return {split: names[0] for split, names in there.items()}
 
 
 def open_source(rest: str, data: ConfigDict) -> Source:
     """Finds the images below a folder and reads their headers.
 
     Args:
-      rest: the folder's path; it holds images; or one sub-folder a class; or `train` and (where there is one) `test`,
-        each of those.
+      rest: the folder's path; it holds images; or one sub-folder a class; or `train` and (where there are such) `val`
+        and `test`, each of those.
       data: `config.data`; image_size is the side to resize to, None where all images already have one size.
 
     Raises:
       UserError: no folder, no images, images of several sizes without `image_size`, or a file that is no image.
     """
-    path, image_size = Path(rest), data.image_size
+    path, rules = Path(rest), rules_of(data)
     if not path.is_dir():
         raise UserError(f"config.data.name='folder:{path}': no such folder")
-    train, test_half = halves(path)
-    train_files, train_labels, classes = _list(train)
-    test_files, test_labels, test_classes = _list(test_half) if test_half else ((), None, None)
-    if test_files and (classes or ()) != (test_classes or ()):
-        raise UserError(f"{path}: train has the classes {classes}, test {test_classes}; expected the same sub-folders")
-    size, channels = _common_shape(train_files + test_files, image_size, data.threads)
+    found = look(path)
+    listed = {name: _listed(path, part) for name, part in found.splits.items()}
+    classes = listed["train"][2]
+    for name, (_, _, own) in listed.items():
+        if own != classes:
+            raise UserError(
+                f"{path}: train has {_words(classes)}, {name} has {_words(own)}; sort the images of {name} into the "
+                f"same sub-folders, or move {name} elsewhere: config.data.test_fraction of the training images are "
+                "then kept as test images"
+            )
+    files = [file for part, _, _ in listed.values() for file in part]
+    size, channels = _common_shape(files, data.image_size, data.threads)
+    if found.beside:
+        found.left["images beside the splits"] += len(found.beside)
+    counted = ", ".join(f"{name} {len(part)}" for name, (part, _, _) in listed.items())
+    logger.info("folder:%s: %s; %s", path, counted, _words(classes, listed["train"][1]))
+    for note in [*found.left_out(), *notes_on(files, rules)]:
+        logger.warning("folder:%s: %s", path, note)
 
-    def split(files: tuple[Path, ...], labels: np.ndarray | None) -> Split:
-        shape = (len(files), *size, channels)
-        return Split(FolderImages(files, shape, image_size is not None), None if labels is None else lambda: labels)
+    def split(name: str) -> Split | None:
+        if name not in listed:
+            return None
+        part, labels, _ = listed[name]
+        images = FolderImages(part, (len(part), *size, channels), data.image_size is not None, rules)
+        return Split(images, None if labels is None else lambda: labels)
 
-    test = split(test_files, test_labels) if test_files else None
-    return Source(f"folder:{path}", split(train_files, train_labels), test, classes)
-
-
-def decode(file: Path, shape: tuple[int, int, int], resize: bool) -> UInt8[np.ndarray, "height width channel"]:
-    """One image as uint8; 16-bit grey is brought to 8 bits, an alpha channel dropped.
-
-    Raises:
-      UserError: the file cannot be decoded; names it.
-    """
-    try:
-        with Image.open(file) as image:
-            return to_pixels(image, shape, resize)
-    except UNREADABLE as error:
-        raise UserError(f"{file}: not a readable image ({error}); mend or remove it") from error
-
-
-def to_pixels(
-    image: Image.Image, shape: tuple[int, int, int], resize: bool
-) -> UInt8[np.ndarray, "height width channel"]:
-    """An opened image as uint8 of this shape, as `decode` gives a file's.
-
-    Raises:
-      ValueError, OSError: it cannot be decoded, or has another size and `resize` is False.
-    """
-    height, width, channels = shape
-    image = ImageOps.exif_transpose(image)
-    if image.mode in DEEP_MODES:
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"mode {image.mode}, whose range is not known; convert it to 8 or 16 bits")
-    image = image.convert("L" if channels == 1 else "RGB")
-    if resize:
-        image = _resize(image, width, height)
-    return np.asarray(image).reshape(height, width, channels)
+    return Source(f"folder:{path}", split("train"), split("test"), classes, validation=split("validation"))
 
 
-def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
-    wide, high = image.width * height / (image.height * width), image.height * width / (image.width * height)
-    if max(wide, high) > STRIP:  # most of it will be cut away, and would not fit into memory when enlarged
-        keep = round(image.width * min(1, STRIP / wide)), round(image.height * min(1, STRIP / high))
-        left, top = (image.width - keep[0]) // 2, (image.height - keep[1]) // 2
-        image = image.crop((left, top, left + keep[0], top + keep[1]))
-    scale = max(width / image.width, height / image.height)
-    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
-
-
-class Found(NamedTuple):
-    """What is below a folder: image files by their suffix, in order; links to folders, which are not followed; and what
-    folders that cannot be read gave as their reason. A file may be a broken link, or no regular file."""
-
-    files: list[Path]
-    links: list[Path]
-    closed: list[OSError]
-
-
-def walk(folder: Path) -> Found:
-    """Looks through a folder and all below it; it ends also where a link leads back up."""
-    found = Found([], [], [])
-    for place, folders, names in os.walk(folder, onerror=found.closed.append, followlinks=False):
-        found.links.extend(Path(place, d) for d in folders if Path(place, d).is_symlink())
-        found.files.extend(Path(place, name) for name in names if Path(name).suffix.lower() in SUFFIXES)
-    found.files.sort()
-    found.links.sort()
-    return found
-
-
-def sub_folders(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders in a folder, each of which may be a class, in order; and, apart, links that lead back up.
-
-    A link to another folder counts as that folder: a class may lie elsewhere.
-    """
-    real = folder.resolve()
-    inside = sorted(d for d in folder.iterdir() if d.is_dir())
-    back = [d for d in inside if d.is_symlink() and real.is_relative_to(d.resolve())]
-    return [d for d in inside if d not in back], back
-
-
-def halves(folder: Path) -> tuple[Path, Path | None]:
-    """(train, test) where a folder holds these and no other with images; else itself alone: "train" is a class then."""
-    inside = {d.name: d for d in sub_folders(folder)[0]}
-    if "train" not in inside or any(walk(d).files for name, d in inside.items() if name not in ("train", "test")):
-        return folder, None
-    return folder / "train", folder / "test" if "test" in inside else None
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The image files, by their suffix, that lie in a folder itself, in order."""
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.is_dir())
+def _words(classes: tuple[str, ...] | None, labels: np.ndarray | None = None) -> str:
+    """Classes as a message tells them, with their counts if labels are given."""
+    if classes is None:
+        return "no classes"
+    counts = [""] * len(classes) if labels is None else [f" {n}" for n in np.bincount(labels, minlength=len(classes))]
+    told = [f"{name}{count}" for name, count in zip(classes, counts, strict=True)][:CLASSES_SHOWN]
+    return f"{len(classes)} classes ({', '.join(told)}{', ...' if len(classes) > CLASSES_SHOWN else ''})"
 
 
 def images_below(folder: Path) -> list[Path]:
     """The image files in a folder and below it, in order."""
-    found = images_in(folder) + [file for inside in sub_folders(folder)[0] for file in walk(inside).files]
-    return sorted(file for file in found if file.is_file())
+    return sorted(file for file in look(folder).files if file.is_file())
 
 
-def _list(folder: Path) -> tuple[tuple[Path, ...], np.ndarray | None, tuple[str, ...] | None]:
-    """(files, labels, classes): sorted, so that positions do not depend on the file system."""
-
-    here = [f for f in images_in(folder) if f.is_file()]
-    by_class = {d.name: [f for f in walk(d).files if f.is_file()] for d in sub_folders(folder)[0]}
+def _listed(folder: Path, part: Part) -> tuple[tuple[Path, ...], np.ndarray | None, tuple[str, ...] | None]:
+    """(files, labels, classes) of a split: sorted, so that positions do not depend on the file system."""
+    here = [f for f in part.here if f.is_file()]
+    by_class = {name: [f for f in files if f.is_file()] for name, files in part.classes.items()}
     by_class = {name: files for name, files in by_class.items() if files}
     if here and by_class:
         raise UserError(
-            f"{folder}: holds images ({here[0].name}) and folders of images ({next(iter(by_class))}); "
+            f"{here[0].parent}: holds images ({here[0].name}) and folders of images ({next(iter(by_class))}); "
             "expected one or the other"
         )
     if here:
         return tuple(here), None, None
     if not by_class:
-        raise UserError(f"{folder}: holds no images ({', '.join(SUFFIXES)})")
-    files = [f for group in by_class.values() for f in group]
+        raise UserError(f"{folder}: holds no images ({SOME_SUFFIXES})")
+    files = tuple(f for group in by_class.values() for f in group)
     if len(by_class) == 1:  # one sub-folder tells nothing apart
-        return tuple(files), None, None
+        return files, None, None
     labels = np.repeat(np.arange(len(by_class), dtype=np.int32), [len(group) for group in by_class.values()])
-    return tuple(files), labels, tuple(by_class)
+    return files, labels, tuple(by_class)
 
 
-def _common_shape(files: tuple[Path, ...], image_size: int | None, threads: int) -> tuple[tuple[int, int], int]:
+def _common_shape(files: list[Path], image_size: int | None, threads: int) -> tuple[tuple[int, int], int]:
     """((height, width), channels) that serve all files: three channels if any image has colour."""
 
     with ThreadPoolExecutor(threads) as pool:
@@ -212,19 +256,3 @@ def _common_shape(files: tuple[Path, ...], image_size: int | None, threads: int)
                 "set config.data.image_size to resize all"
             )
     return first, channels
-
-
-def header(file: Path) -> tuple[tuple[int, int], bool]:
-    """((height, width), whether it is grey) of an image file, without decoding it.
-
-    Raises:
-      UserError: the file is no image; names it.
-    """
-    try:
-        with Image.open(file) as image:
-            size = (image.height, image.width)
-            # A PNG keeps EXIF behind its pixels: looking there would decode every file.
-            lying = image.format != "PNG" and image.getexif().get(ORIENTATION, 1) >= 5
-            return size[::-1] if lying else size, image.mode in GREY_MODES
-    except UNREADABLE as error:
-        raise UserError(f"{file}: not a readable image ({error}); mend or remove it") from error

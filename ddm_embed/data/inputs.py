@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Num, Shaped, UInt8
+from PIL import Image
 
+from ddm_embed.data.image_file import (
+    SOME_SUFFIXES,
+    UNREADABLE,
+    Rules,
+    decode,
+    describe,
+    header,
+    notes_on,
+    to_pixels,
+)  # fmt: skip
 from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
 
@@ -16,7 +27,7 @@ Range = tuple[float, float]
 
 
 def as_model_input(
-    images: Any, image_shape: Shape, value_range: Range, scale: Scale | None
+    images: Any, image_shape: Shape, value_range: Range, scale: Scale | None, rules: Rules
 ) -> Shaped[np.ndarray, "number height width channel"]:
     """Images as uint8 of the model's shape, resized where they are not; sequences standardised, float32.
 
@@ -25,7 +36,7 @@ def as_model_input(
         NumPy or JAX; a PIL image; a folder, a file; or a list, an iterator or a column of files, PIL images or arrays.
         Of sequences [number, length, channel], or [number, length] where there is one channel.
       image_shape: (height, width, channel) of the model. value_range: what stands for black and white in arrays of
-        floats. scale: of a model of sequences.
+        floats. scale: of a model of sequences. rules: of files and PIL images.
 
     Raises:
       UserError: they are nothing of the kind, cannot be read, or have values beyond the range.
@@ -35,7 +46,7 @@ def as_model_input(
     images = _listed(images)
     if not _is_many(images) and np.ndim(images) == 2 and np.shape(images)[1] == np.prod(image_shape):
         images = np.reshape(np.asarray(images), (-1, *image_shape))
-    return as_uint8(images, image_shape, value_range)
+    return as_uint8(images, image_shape, value_range, rules)
 
 
 def as_sequences(sequences: Any, expected: tuple[int, int] | None = None) -> Float[np.ndarray, "number length channel"]:
@@ -63,7 +74,7 @@ def as_sequences(sequences: Any, expected: tuple[int, int] | None = None) -> Flo
 
 
 def as_uint8(
-    images: Any, image_shape: Shape | int | None, value_range: Range
+    images: Any, image_shape: Shape | int | None, value_range: Range, rules: Rules
 ) -> UInt8[np.ndarray, "number height width channel"]:
     """Images, of any of the kinds that `as_model_input` takes, as uint8 of one shape.
 
@@ -88,6 +99,8 @@ def as_uint8(
         if not len(array):
             return np.zeros((0, *image_shape), np.uint8) if isinstance(image_shape, tuple) else array
         images = list(array)
+    for note in notes_on([image for image in images if isinstance(image, Path)], rules):
+        warnings.warn(note, stacklevel=2)
     shapes = {_shape_of(image) for image in images}
     if not isinstance(image_shape, tuple):
         if image_shape is None and len({shape[:2] for shape in shapes}) > 1:
@@ -102,7 +115,7 @@ def as_uint8(
             f"{other} of {len(images)} images are not {side}: resized by the shorter side, cut about the centre",
             stacklevel=2,
         )
-    return np.stack([_fit(image, image_shape) for image in images])
+    return np.stack([_fit(image, image_shape, rules) for image in images])
 
 
 def files_below(path: Path) -> list[Path]:
@@ -111,7 +124,7 @@ def files_below(path: Path) -> list[Path]:
     Raises:
       UserError: there are none.
     """
-    from ddm_embed.data.folder import SUFFIXES, images_below  # imports the decoder
+    from ddm_embed.data.folder import images_below
 
     if path.is_file():
         return [path]
@@ -119,14 +132,12 @@ def files_below(path: Path) -> list[Path]:
         raise UserError(f"{path}: no such folder or file")
     found = images_below(path)
     if not found:
-        raise UserError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
+        raise UserError(f"{path}: holds no images ({SOME_SUFFIXES})")
     return found
 
 
 def _listed(images: Any) -> Any:
     """What is neither an array of numbers nor a place as a list: an image, an iterator, a column of paths."""
-    from PIL import Image
-
     if isinstance(images, Image.Image):
         return [images]
     if isinstance(images, Iterator):
@@ -145,8 +156,6 @@ def _is_many(images: Any) -> bool:
 
 def _one(image: Any, value_range: Range) -> Any:
     """A path or a PIL image as it is; an array as uint8 [height, width, channel]."""
-    from PIL import Image
-
     if isinstance(image, (str, Path)):
         return Path(image)
     if isinstance(image, Image.Image):
@@ -160,22 +169,13 @@ def _one(image: Any, value_range: Range) -> Any:
 def _shape_of(image: Any) -> Shape:
     if isinstance(image, np.ndarray):
         return image.shape
-    from ddm_embed.data.folder import GREY_MODES, header
-
-    if isinstance(image, Path):
-        size, grey = header(image)
-    else:
-        size, grey = (image.height, image.width), image.mode in GREY_MODES
+    size, grey = header(image) if isinstance(image, Path) else describe(image)
     return *size, 1 if grey else 3
 
 
-def _fit(image: Any, shape: Shape) -> UInt8[np.ndarray, "height width channel"]:
-    from PIL import Image
-
-    from ddm_embed.data.folder import UNREADABLE, decode, to_pixels
-
+def _fit(image: Any, shape: Shape, rules: Rules) -> UInt8[np.ndarray, "height width channel"]:
     if isinstance(image, Path):
-        return decode(image, shape, resize=True)
+        return decode(image, shape, True, rules)
     if isinstance(image, np.ndarray):
         if image.shape == shape:
             return image
@@ -184,7 +184,7 @@ def _fit(image: Any, shape: Shape) -> UInt8[np.ndarray, "height width channel"]:
             raise UserError(f"images of {channels} channels; this model takes {shape[2]}")
         image = Image.fromarray(image[..., 0] if channels == 1 else image)
     try:
-        return to_pixels(image, shape, resize=True)
+        return to_pixels(image, shape, True, rules)
     except UNREADABLE as error:
         raise UserError(f"{getattr(image, 'filename', 'an image')}: not a readable image ({error})") from error
 
@@ -206,12 +206,18 @@ def _with_channels(
     if array.ndim not in (3, 4) or 0 in array.shape[1:]:
         raise UserError(f"an array {list(array.shape)}; expected [number, height, width, channel]")
     array = array if array.ndim == 4 else array[..., None]
-    if array.shape[1] in (1, 3) and array.shape[3] > 4 and array.shape[1:] != image_shape:
+    if array.shape[1:] != image_shape:
+        check_channels_last(array.shape)
+    return array
+
+
+def check_channels_last(shape: tuple[int, ...]) -> None:
+    """Raises UserError where images [number, height, width, channel] are rather [number, channel, height, width]."""
+    if shape[1] in (1, 3) and shape[3] > 4:
         raise UserError(
-            f"an array {list(array.shape)} looks like channels first; give [number, height, width, channel], as "
+            f"an array {list(shape)} looks like channels first; give [number, height, width, channel], as "
             "images.transpose(0, 2, 3, 1) is"
         )
-    return array
 
 
 def _to_uint8(array: Num[np.ndarray, "..."], value_range: Range) -> UInt8[np.ndarray, "..."]:

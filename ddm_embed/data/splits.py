@@ -42,14 +42,18 @@ def sample_positions(number: int, most: int, seed: int) -> Int[np.ndarray, " sam
     return np.sort(np.random.default_rng(seed).permutation(number)[:most])
 
 
-def split_fold(labels: Int[np.ndarray, " number"], classes: int, fraction: float, seed: int) -> Fold:
-    """Holds out a seeded random share of training images labelled 0..classes-1.
+def split_fold(
+    labels: Int[np.ndarray, " number"], classes: int, fraction: float, seed: int, last: int | None = None
+) -> Fold:
+    """Holds out a seeded random share of training images labelled 0..classes-1, or the last so many.
 
     Raises:
       UserError: fewer than two classes, or too few images to hold any out.
     """
     if len(np.unique(labels)) < 2:
         raise UserError(f"all {len(labels)} training images are of one class; a probe needs two")
+    if last is not None:
+        return Fold(labels, np.arange(len(labels) - last), np.arange(len(labels) - last, len(labels)), classes)
     held = round(len(labels) * fraction)
     if not 0 < held < len(labels):
         raise UserError(f"config.validation_fraction={fraction} of {len(labels)} images holds out {held}; change it")

@@ -50,6 +50,11 @@ def open_source(name: str, data: ConfigDict) -> Source:
     if "image" not in features or None in (features["image"].shape or (None,)):
         raise UserError(f"config.data.name='tfds:{name}': expected a feature 'image' of one fixed shape")
     labelled = "label" in features
+    if labelled and (features["label"].shape != () or np.dtype(features["label"].np_dtype).kind not in "iu"):
+        raise UserError(
+            f"config.data.name='tfds:{name}': its labels are {features['label']}; expected class numbers, a ClassLabel "
+            "or one integer an image"
+        )
 
     def split(part: str) -> Split:
         try:
@@ -66,6 +71,8 @@ def open_source(name: str, data: ConfigDict) -> Source:
 
         return read
 
-    test = split("test") if "test" in builder.info.splits else None
-    names = tuple(features["label"].names) if labelled else None
-    return Source(f"tfds:{name}", split("train"), test, names)
+    there = {part: split(part) for part in ("train", "validation", "test") if part in builder.info.splits}
+    names = (
+        tuple(features["label"].names) if labelled and isinstance(features["label"], tfds.features.ClassLabel) else None
+    )
+    return Source(f"tfds:{name}", there["train"], there.get("test"), names, validation=there.get("validation"))

@@ -39,14 +39,16 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """A dataset: its name, its splits (test may be missing), the names of its classes, where it has any, and what its
-    sequences were standardised by; None for images."""
+    """A dataset: its name, its splits (but for train they may be missing), the names of its classes, where it has any,
+    and what its sequences were standardised by; None for images. The probe chooses by validation images, which
+    are not trained on."""
 
     name: str
     train: Split
     test: Split | None
     classes: tuple[str, ...] | None
     scale: Scale | None = None
+    validation: Split | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

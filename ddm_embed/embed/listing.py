@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Shaped
 from PIL import Image
 
-from ddm_embed.data import folder
+from ddm_embed.data import image_file
+from ddm_embed.data.folder import look
+from ddm_embed.data.image_file import SOME_SUFFIXES, Rules, is_image, notes_on, rules_of
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import Run
 
@@ -26,7 +28,8 @@ class Listing(NamedTuple):
       root: where they are: a folder, or a file. names: each one's, with / between folders. labels: "" where unknown.
       stamps: (size, time of last change in ns) of each file; of an array's file alone.
       read: position -> an image as the model takes it; raises Unreadable.
-      closed: (name, reason) of folders that cannot be read. notes: what was left out by rule, a line each.
+      closed: (name, reason) of folders that cannot be read. notes: what was left out by rule, and what
+        is read otherwise than it may seem, a line each.
     """
 
     root: Path
@@ -56,10 +59,10 @@ def list_images(place: Path, run: Run) -> Listing:
     if run.image_shape[2] not in (1, 3):
         raise UserError(f"--images {place}: this run's images have {run.image_shape[2]} channels; give a .npy")
     if place.is_dir():
-        return list_folder(place, run.image_shape)
-    if place.suffix.lower() not in folder.SUFFIXES:
-        raise UserError(f"--images {place}: expected a folder, a .npy, or an image ({', '.join(folder.SUFFIXES)})")
-    return _of_files(place, [place], [place.name], [""], run.image_shape, [], [])
+        return list_folder(place, run.image_shape, rules_of(run.config.data))
+    if not is_image(place):
+        raise UserError(f"--images {place}: expected a folder, a .npy, or an image ({SOME_SUFFIXES})")
+    return _of_files(place, [place], [place.name], [""], run.image_shape, rules_of(run.config.data), [], [])
 
 
 def reader_of(root: Path, run: Run) -> Callable[[str], Input]:
@@ -74,7 +77,7 @@ def reader_of(root: Path, run: Run) -> Callable[[str], Input]:
 
     def read(name: str) -> Input:
         file = path_of(root, name)
-        return _of_files(root, [file], [name], [""], run.image_shape, [], []).read(0)
+        return _of_files(root, [file], [name], [""], run.image_shape, rules_of(run.config.data), [], []).read(0)
 
     return read
 
@@ -84,36 +87,29 @@ def path_of(root: Path, name: str) -> Path:
     return root / name if root.is_dir() else root
 
 
-def list_folder(root: Path, image_shape: tuple[int, int, int]) -> Listing:
+def list_folder(root: Path, image_shape: tuple[int, int, int], rules: Rules) -> Listing:
     """All images below a folder, labelled by its sub-folders as where one trains on it.
 
-    A label is the name of the first folder below `root`, or below its `train` and `test` where it holds only these; it
+    A label is the name of the first folder below `root`, or below `train`, `val` and `test` in it where it is split; it
     is "" where there is one such folder, which tells nothing apart, and for images that lie in none.
 
     Raises:
       UserError: it holds no images.
     """
-    files, labels, closed, notes = [], [], [], []
-    halves = [half for half in folder.halves(root) if half]
-    if root not in halves:
-        files += folder.images_in(root)
-        labels += [""] * len(files)
-    for half in halves:
-        here, (inside, back) = folder.images_in(half), folder.sub_folders(half)
-        found = {d: folder.walk(d) for d in inside}
-        classes = [d for d in inside if found[d].files]
-        files += here
-        labels += [""] * len(here)
-        for d in classes:
-            files += found[d].files
-            labels += [printable(d.name) if len(classes) > 1 else ""] * len(found[d].files)
-        notes += [f"{_name(link, root)}: a link to a folder that holds it; left out" for link in back]
-        for d in inside:
-            notes += [f"{_name(link, root)}: a link to a folder; not followed" for link in found[d].links]
-            closed += [(_name(Path(e.filename), root), e.strerror or str(e)) for e in found[d].closed]
+    found = look(root)
+    files, labels = [*found.beside], [""] * len(found.beside)
+    for part in found.splits.values():
+        files += part.files
+        labels += [""] * len(part.here)
+        for name, group in part.classes.items():
+            labels += [printable(name) if len(part.classes) > 1 else ""] * len(group)
+    notes = [f"{_name(link, root)}: a link to a folder that holds it; left out" for link in found.back]
+    notes += [f"{_name(link, root)}: a link to a folder; not followed" for link in found.links]
+    notes += found.left_out() + notes_on(files, rules)
+    closed = [(_name(Path(e.filename), root), e.strerror or str(e)) for e in found.closed]
     if not files and not closed:
-        raise UserError(f"--images {root}: holds no images ({', '.join(folder.SUFFIXES)})")
-    return _of_files(root, files, [_name(file, root) for file in files], labels, image_shape, closed, notes)
+        raise UserError(f"--images {root}: holds no images ({SOME_SUFFIXES})")
+    return _of_files(root, files, [_name(file, root) for file in files], labels, image_shape, rules, closed, notes)
 
 
 def printable(text: str) -> str:
@@ -125,14 +121,14 @@ def _name(file: Path, root: Path) -> str:
     return printable(file.relative_to(root).as_posix())
 
 
-def _of_files(root, files, names, labels, image_shape, closed, notes) -> Listing:
+def _of_files(root, files, names, labels, image_shape, rules, closed, notes) -> Listing:
     def read(position: int) -> Input:
         file = files[position]
         if not file.is_file():
             link = file.is_symlink() and not file.exists()
             raise Unreadable("a link to nothing" if link else "no such file" if not file.exists() else "no file")
         try:
-            return folder.decode(file, image_shape, resize=True)
+            return image_file.decode(file, image_shape, True, rules)
         except UserError as error:
             reason = str(error).removeprefix(f"{file}: ").removesuffix("; mend or remove it")
             raise Unreadable(printable(" ".join(reason.split()))) from error
@@ -185,7 +181,8 @@ def _image_reader(array: np.ndarray, file: Path, run: Run) -> Callable[[int], In
         image = np.asarray(images[position])
         if not resize:
             return image
-        return folder.to_pixels(Image.fromarray(image[..., 0] if shape[2] == 1 else image), shape, resize=True)
+        shown = Image.fromarray(image[..., 0] if shape[2] == 1 else image)
+        return image_file.to_pixels(shown, shape, True, Rules())
 
     return read
 

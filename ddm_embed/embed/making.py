@@ -204,6 +204,7 @@ def _assemble(job: Job, folder: Path, number: int, out: Path, dim: int, plan: st
         "number": len(positions),
         "dim": dim,
         "bad": bad,
+        "notes": listing.notes,
         "plan": plan,
         "ddm_embed": __version__,
     }

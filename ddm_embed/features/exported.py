@@ -26,6 +26,7 @@ from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
 from ddm_embed.features.choice import Choice
 from ddm_embed.features.run import Run, open_run
+from ddm_embed.reproducible import reproducible
 from ddm_embed.runs import files
 from ddm_embed.runs.directory import RunDirectory
 
@@ -51,6 +52,7 @@ def is_export(place: Path) -> bool:
     return (place / MANIFEST).exists() or (place / WEIGHTS).exists()
 
 
+@reproducible()
 def open_export(place: Path) -> Run:
     """The encoder of an export, each of whose files is as it was written.
 

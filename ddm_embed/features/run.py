@@ -38,6 +38,7 @@ from ddm_embed.methods.method import Networks, Objective
 from ddm_embed.models import patches
 from ddm_embed.models.build import Models
 from ddm_embed.parallel.mesh import BATCH_AXES, make_mesh
+from ddm_embed.reproducible import reproducible
 from ddm_embed.runs import files
 from ddm_embed.runs.checkpoint import restore_ema
 from ddm_embed.runs.directory import RunDirectory
@@ -180,7 +181,7 @@ class Run:
     def fingerprint(self) -> str:
         """SHA-256 of what embeddings depend on: config, step, parameters."""
         scale = self.scale and self.scale.to_json()  # the repr of arrays depends on how NumPy is told to print
-        digest = hashlib.sha256(f"{config_lib.to_json(self.config)}{self.step}{scale}".encode())
+        digest = hashlib.sha256(f"{config_lib.identity(self.config)}{self.step}{scale}".encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.host_params()):
             digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
         return digest.hexdigest()
@@ -201,6 +202,7 @@ class Run:
             models = make_models(self.config, self.image_shape, platform, self.classes)
             features_of = make_features(make_networks(models, self.config), self.process, sees_clean(self.config))
 
+        @reproducible()
         def program(params, image, t):
             x0 = to_float(image)  # (B, H, W, C)
             eps = jax.random.normal(jax.random.key(NOISE_SEED), self.image_shape)
@@ -208,6 +210,7 @@ class Run:
 
         return program
 
+    @reproducible()
     def embed(
         self,
         images: ImageBatch,
@@ -247,6 +250,7 @@ class Run:
                 found[start : start + count, place] = np.asarray(batch)[:count]
         return found
 
+    @reproducible()
     def read(self, images: Stored, times: tuple[float, ...], draw: int, names: list[str], reading: Reading) -> Bank:
         """Features of all images at all levels as the probe reads them: see `extract.make_extract`.
 
@@ -298,6 +302,7 @@ def local_mesh() -> Mesh:
     return make_mesh(jax.local_device_count(), 1, devices=jax.local_devices())
 
 
+@reproducible()
 def open_run(workdir: Path, config: ConfigDict | None = None) -> Run:
     """The averaged parameters of a run's newest sound checkpoint, restored onto this process's devices.
 

@@ -25,6 +25,7 @@ from ddm_embed.probe.bench import Bench, Entry, Judged, Predicted, describe_size
 from ddm_embed.probe.measures import measure, memorisation
 from ddm_embed.probe.pixels import pixel_features
 from ddm_embed.probe.protocols import HEADS, PROTOCOLS, check
+from ddm_embed.reproducible import reproducible
 from ddm_embed.results import BASELINE_HEADS, Results, baseline_key, figures, labelled, main_protocol
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.runs.provenance import manifest
@@ -55,6 +56,7 @@ class Evaluation(NamedTuple):
     atlas: Atlas
 
 
+@reproducible()
 def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     """Probes the newest sound checkpoint of a run.
 
@@ -70,14 +72,17 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     RunDirectory(workdir).check_data(source)
     reason = obstacle(source)
     train = sample(source.train, config.training_images, config.seed)
+    validation = source.validation and sample(source.validation, config.selection_images, config.seed)
+    splits = [split for split in (train, validation) if split]
     with distributed.unhurried():
-        images = read_all(train.images, run.data.threads)
+        images = np.concatenate([read_all(split.images, run.data.threads) for split in splits])
         test_images = None if reason else read_all(source.test.images, run.data.threads)
     trained = open_run(workdir, run)
-    choosing = sample_positions(len(images), config.selection_images, config.seed)
+    choosing = sample_positions(len(train), config.selection_images, config.seed)
+    choosing = np.concatenate([choosing, np.arange(len(train), len(images))])
     class_ids, labels = None, None
     if train.read_labels is not None:
-        class_ids, labels = np.unique(train.read_labels(), return_inverse=True)
+        class_ids, labels = np.unique(np.concatenate([split.read_labels() for split in splits]), return_inverse=True)
         if len(class_ids) < 2:
             reason = f"all {len(images)} training images of {source.name} are of one class; a probe needs two"
 
@@ -99,7 +104,8 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     }
     predictions, atlas = {}, {}
     if reason is None:
-        fold = split_fold(labels[choosing], len(class_ids), config.validation_fraction, config.seed)
+        held = len(validation) if validation else None
+        fold = split_fold(labels[choosing], len(class_ids), config.validation_fraction, config.seed, held)
         bench = Bench(config, trained, images, labels, len(class_ids), test_images, choosing, fold, bank)
         begin = time.perf_counter()
         judged = judge_all(bench)
@@ -107,7 +113,7 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
         timing["heads_s"] = time.perf_counter() - begin
         every = {name: j.predictions for name, j in (judged | baselines).items()}
         scores = score_on_test(source.test, class_ids, every)
-        results |= summary(bench, judged, baselines, scores)
+        results |= summary(bench, judged, baselines, scores, "training" if validation is None else "validation")
         results["warnings"] += warnings(fold, scores)
         for name, draws in every.items():
             predictions |= {name: np.stack(draws), f"{name}/right": scores.right[name]}
@@ -170,8 +176,10 @@ def score_on_test(test: Split, class_ids: Int[np.ndarray, " class"], predictions
     return Scores(accuracy, right, confusion.tolist(), int(np.sum(~known)))
 
 
-def summary(bench: Bench, judged: dict[str, Judged], baselines: dict[str, Judged], scores: Scores) -> Results:
-    """The part of the results that labels made."""
+def summary(
+    bench: Bench, judged: dict[str, Judged], baselines: dict[str, Judged], scores: Scores, held: str
+) -> Results:
+    """The part of the results that labels made; `held` is the split of the images that were held out to choose by."""
     config, fold = bench.config, bench.fold
     protocols = {
         name: {
@@ -183,7 +191,7 @@ def summary(bench: Bench, judged: dict[str, Judged], baselines: dict[str, Judged
         for name, j in judged.items()
     }
     definition = {
-        "selection": "feature, t and hyper-parameter of highest accuracy on held-out training images",
+        "selection": f"feature, t and hyper-parameter of highest accuracy on held-out {held} images",
         "final": "the chosen head fitted again on all training images; test labels read once",
         "parameters": "EMA",
         "times": list(config.times),  # codes that are the same at all of them are read once

@@ -31,9 +31,11 @@ class _Scale(TypedDict):
 
 
 class Data(TypedDict):
-    """data.json: how many images, None without a test set; (height, width, channel) of one; `Scale.to_json`."""
+    """data.json: how many images, test_images None without any, validation_images left out without any;
+    (height, width, channel) of one; `Scale.to_json`."""
 
     train_images: NotRequired[int]
+    validation_images: NotRequired[int]
     test_images: NotRequired[int | None]
     image_shape: list[int]
     scale: NotRequired[_Scale | None]
@@ -130,6 +132,8 @@ class RunDirectory:
             "test_images": None if source.test is None else len(source.test),
             "image_shape": list(source.image_shape),
         }
+        if source.validation is not None:
+            sizes["validation_images"] = len(source.validation)
         if source.scale is not None:
             sizes["scale"] = source.scale.to_json()
         if not (self.path / DATA).exists():
@@ -137,6 +141,7 @@ class RunDirectory:
             return
         before = self.read_data()
         same_scale = Scale.alike(Scale.from_json(before.get("scale")), source.scale)
+        before.setdefault("validation_images", sizes.get("validation_images"))  # earlier versions did not note it
         if not same_scale or any(before.get(name) != value for name, value in sizes.items() if name != "scale"):
             changed = ", ".join(f"{name} was {before.get(name)}, is {sizes[name]}" for name in sizes)
             raise UserError(f"{source.name} has changed since the run in {self.path} began ({changed}); bring it back")

@@ -18,6 +18,7 @@ from ddm_embed.data.types import Source, Split, read_all, subset
 from ddm_embed.diffusion import sampler as sampler_lib
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import Run, open_run
+from ddm_embed.reproducible import reproducible
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.sample import decoded, measured
 from ddm_embed.sample.generate import Shown
@@ -49,7 +50,7 @@ def register(name: str, what: str, draw: Draw, *needs: Need) -> None:
       needs: (the run's config, the program's) -> why it cannot be drawn of this run, and the mend; None where it can.
         Besides, every picture needs a denoiser.
     """
-    PICTURES[name] = Picture(what, draw, needs)
+    PICTURES[name] = Picture(what, reproducible()(draw), needs)
 
 
 def obstacle(picture: Picture, run: ConfigDict, config: ConfigDict) -> str | None:
@@ -93,7 +94,7 @@ def restore_beside(workdir: Path, run: ConfigDict, source: Source) -> Run:
     validate(other)
     if reason := code(other, run) or denoiser(other, run):
         raise UserError(f"config.beside: {workdir} will not do, since `detail` {reason}")
-    fields = ("name", "data_dir", "image_size", "test_fraction")
+    fields = ("name", "data_dir", "image_size", "background", "bit_depth", "test_fraction")
     if any(other.data[field] != run.data[field] for field in fields):
         raise UserError(f"config.beside: {workdir} was trained on other images; name runs on {run.data.name}")
     directory.check_data(source)

@@ -34,6 +34,7 @@ from ddm_embed.methods.build import make_models, make_networks, make_objective
 from ddm_embed.models.build import Models
 from ddm_embed.parallel import distributed
 from ddm_embed.parallel.mesh import BATCH_AXES, by_example, make_mesh
+from ddm_embed.reproducible import reproducible
 from ddm_embed.runs.checkpoint import Checkpoints
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.train.metrics import StepMetrics, train_flops
@@ -57,6 +58,7 @@ class Outcome:
     nothing_to_do: bool = False
 
 
+@reproducible()
 def train(config: ConfigDict, workdir: Path) -> Outcome:
     """Trains until `config.train.steps`, resuming whatever `workdir` holds; SIGTERM and SIGINT save and return.
 

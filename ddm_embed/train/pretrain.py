@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 
 from ddm_embed import arms
 from ddm_embed import config as config_lib
+from ddm_embed.data.folder import images_below
+from ddm_embed.data.image_file import header
 from ddm_embed.errors import UserError
 from ddm_embed.methods.build import make_models
 from ddm_embed.runs.directory import RunDirectory
@@ -80,8 +82,6 @@ def pretrain(
 
 def _size_below(folder: Path) -> tuple[int, int] | None:
     """(height, width) of a folder's first image; None where there is none, which training will say."""
-    from ddm_embed.data.folder import header, images_below  # imports the decoder
-
     files = images_below(folder) if folder.is_dir() else []
     return header(files[0])[0] if files else None
 

@@ -1,10 +1,14 @@
+import types
+
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from ddm_embed import config as config_lib
-from ddm_embed.data.folder import decode, images_below
+from ddm_embed.data.folder import images_below
+from ddm_embed.data.image_file import Rules, decode
 from ddm_embed.data.sources import open_source
 from ddm_embed.data.types import read_all
 from ddm_embed.errors import UserError
@@ -192,7 +196,7 @@ def test_whatever_pillow_raises_on_damage_names_the_file(tmp_path):
         damaged[place] = 16
         (tmp_path / "a.jpg").write_bytes(damaged)
         try:
-            assert decode(tmp_path / "a.jpg", (8, 8, 1), resize=True).shape == (8, 8, 1)
+            assert decode(tmp_path / "a.jpg", (8, 8, 1), True, Rules()).shape == (8, 8, 1)
         except UserError as error:
             refused += 1
             assert "a.jpg: not a readable image" in str(error)
@@ -213,6 +217,40 @@ def test_tfds_is_read_as_prepared(tfds_dir):
     assert images.dtype == np.uint8 and np.array_equal(images[1], source.train.images[np.array([3])][0])
     labels = source.test.read_labels()
     assert np.bincount(labels).tolist() == [1000] * 10
+
+
+def prepared(monkeypatch, label, **splits):
+    """Puts a dataset of TFDS in the place of all others: images 2x2 of value i, whose label is i too."""
+
+    class Records(list):
+        def __getitems__(self, positions):
+            return [self[i] for i in positions]
+
+    def as_data_source(split, decoders=None):
+        return Records({"image": np.full((2, 2, 1), i, np.uint8), "label": np.int64(i)} for i in range(splits[split]))
+
+    features = {"image": tfds.features.Image(shape=(2, 2, 1)), "label": label}
+    builder = types.SimpleNamespace(
+        info=types.SimpleNamespace(splits=splits, features=features), as_data_source=as_data_source
+    )
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir: builder)
+
+
+def test_integers_of_tfds_without_names_are_class_numbers_and_its_validation_images_are_kept_apart(monkeypatch):
+    prepared(monkeypatch, tfds.features.Scalar(np.int64), train=6, validation=3, test=2)
+    source = open_source(data_config("tfds:any"))
+    assert source.classes is None and source.train.read_labels().tolist() == [0, 1, 2, 3, 4, 5]
+    assert (len(source.train), len(source.validation), len(source.test)) == (6, 3, 2)
+    assert source.validation.read_labels().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "label", [tfds.features.Scalar(np.float32), tfds.features.Text(), tfds.features.Tensor(shape=(2,), dtype=np.int64)]
+)
+def test_labels_of_tfds_that_are_no_class_numbers_are_refused_in_one_line(monkeypatch, label):
+    prepared(monkeypatch, label, train=6)
+    with pytest.raises(UserError, match=r"its labels are .*; expected class numbers, a ClassLabel or one integer"):
+        open_source(data_config("tfds:any"))
 
 
 def test_an_unprepared_tfds_dataset_says_how_to_prepare_it(tmp_path):

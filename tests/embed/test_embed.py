@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, refused, run_program
 from PIL import Image
 
-from ddm_embed.data.folder import decode
+from ddm_embed.data.image_file import Rules, decode
 from ddm_embed.data.sequences import Scale
 from ddm_embed.embed import layout, making
 from ddm_embed.embed.listing import Unreadable, list_images
@@ -24,9 +24,9 @@ from ddm_embed.features.run import open_run
 # As a slow disk would: enough for a signal to come in between.
 SLOW = """
 import runpy, time
-from ddm_embed.data import folder
-decode = folder.decode
-folder.decode = lambda *given, **more: (time.sleep(0.02), decode(*given, **more))[1]
+from ddm_embed.data import image_file
+decode = image_file.decode
+image_file.decode = lambda *given, **more: (time.sleep(0.02), decode(*given, **more))[1]
 runpy.run_module("ddm_embed.embed", run_name="__main__", alter_sys=True)
 """
 NUMBER = 600  # images: three chunks
@@ -79,6 +79,7 @@ def test_links_that_are_not_followed_are_said(frozen, tmp_path):
     assert list_images(tmp_path, frozen).notes == [
         "round: a link to a folder that holds it; left out",
         "plain/up: a link to a folder; not followed",
+        "left out: 1 .txt, 1 without a suffix",
     ]
 
 
@@ -132,7 +133,7 @@ def test_a_file_and_rows_of_an_array_are_embedded_like_a_folder(frozen, photos, 
     folder = layout.read(tmp_path / "folder.npz")
     files = [photos / name for name in folder.names]
     make(frozen, files[7], tmp_path / "one.npz")
-    images = np.stack([decode(file, (8, 8, 1), False) for file in files])
+    images = np.stack([decode(file, (8, 8, 1), False, Rules()) for file in files])
     np.save(tmp_path / "train_images.npy", images)
     np.save(tmp_path / "train_labels.npy", np.arange(NUMBER) % 3)
     make(frozen, tmp_path / "train_images.npy", tmp_path / "rows.npz")

@@ -61,6 +61,32 @@ def with_test_labels(monkeypatch, labels):
     return reads
 
 
+def test_validation_images_choose_and_join_the_final_fit(tiny_run, probe, monkeypatch):
+    """They judge every choice alone; the encoder has not seen them."""
+    original, folds = protocol.open_source, []
+
+    def open_source(config):
+        source = original(config)
+        return dataclasses.replace(source, validation=splits.subset(source.test, np.arange(100)))
+
+    def split_fold(*arguments):
+        folds.append(splits.split_fold(*arguments))
+        return folds[-1]
+
+    monkeypatch.setattr(protocol, "open_source", open_source)
+    monkeypatch.setattr(protocol, "split_fold", split_fold)
+    monkeypatch.setattr(protocol.RunDirectory, "check_data", lambda directory, source: None)
+    quick = probe.copy_and_resolve_references()
+    quick.update(times=(0.0,), noise_draws=1, selection_images=300, measures=False)
+    found = protocol.evaluate(tiny_run[0], quick, tiny_run[1]).results
+    assert len(folds[0].fit) == 300 and folds[0].validation.tolist() == list(range(300, 400))
+    labels = original(tiny_run[0]).test.read_labels()[:100]
+    assert folds[0].labels[300:].tolist() == labels.tolist()
+    told = found["protocol"]
+    assert told["selection_validation_images"] == 100 and told["training_images"] == 1397
+    assert told["selection"].endswith("held-out validation images")
+
+
 def test_every_feature_is_probed_at_every_noise_level_by_every_head(results):
     points = {(e["feature"], e["t"], e["protocol"]) for e in results["profile"]}
     features = ("z", "encoder_1", "denoiser_1", "denoiser_2")

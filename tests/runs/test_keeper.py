@@ -25,7 +25,7 @@ MAY_OPEN = {
     "compare/report.py": "a comparison, where the user wants it",
     "data/arrays.py": "the user's arrays",
     "data/digits.py": "scikit-learn's digits",
-    "data/folder.py": "the user's images",
+    "data/image_file.py": "the user's images",
     "data/sources.py": "a dataset, by its source's `open`",
     "drawing.py": "a picture, where its caller says: the keeper's path, or the user's",
     "embed/layout.py": "a file of embeddings",
