@@ -195,7 +195,7 @@ def notes_on(files: Sequence[Path], rules: Rules) -> list[str]:
     if several:
         more = f", as {len(several) - 1} more do" if len(several) > 1 else ""
         notes.append(
-            f"{several[0].name} holds several pages or frames{more}: the first of each is read; save the others as files "
-            "of their own if you want them"
+            f"{several[0].name} holds several pages or frames{more}: the first of each is read; save the others as "
+            "files of their own if you want them"
         )
     return notes
