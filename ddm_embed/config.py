@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from ddm_embed import json_reader
 from ddm_embed.errors import UserError
 from ddm_embed.fields import Field
 
@@ -301,14 +302,9 @@ def from_json(text: str, into: ConfigDict) -> ConfigDict:
     """The config that `to_json` wrote, with the types of `into`, a default config.
 
     Raises:
-      UserError: the text is not JSON, or it has fields that this version does not know.
+      UserError: the text is not JSON, or it has fields that this version does not know, or of another type.
     """
-    try:
-        saved = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"config.json is not JSON ({error}); restore it or use another --workdir") from error
-    if not isinstance(saved, dict):
-        raise UserError("config.json is not a JSON object; restore it or use another --workdir")
+    saved = json_reader.read(text, "the config", "restore it or use another --workdir")
     return from_dict(saved, into)
 
 

@@ -1,15 +1,22 @@
-"""The one reader of JSON: whatever a text holds, it comes out of the form that was asked for or is refused in one line.
+"""The one reader of JSON: whatever a text holds, it comes out of the form that was asked for, or is refused in a line.
+
+What is `sealed` holds the SHA-256 of what it says, which tells damage and accidents, not forgery.
 
 A form is a `TypedDict`, or dict, list, str, int, float, bool, or one of these with its entries' forms, such as
 list[int] and dict[str, float]; `form | None`; and Any.
 """
 
+import hashlib
 import json
+import math
 import types
 from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 from ddm_embed.errors import UserError
 
+SEAL = "sha256"
+DEEPEST = 64  # objects and lists within one another
+DIGITS = 19  # of an integer
 WORDS = {dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number", bool: "true or false"}
 
 
@@ -21,20 +28,46 @@ def read(text: str | bytes, file: Any, mend: str, form: Any = dict) -> Any:
       form: of the value; an object may have more fields than it names.
 
     Raises:
-      UserError: it is no JSON, is nested too deeply, or is of another form.
+      UserError: it is no JSON, is nested too deeply, is of another form, or has changed since it was sealed.
     """
     try:
-        found = json.loads(text.decode() if isinstance(text, bytes) else text)
-    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON, or a number of thousands of digits
+        found = json.loads(text.decode() if isinstance(text, bytes) else text, parse_int=_integer)
+        if _deeper(found, DEEPEST):
+            raise ValueError(f"more than {DEEPEST} levels deep")
+    except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON
         raise UserError(f"{file}: not readable as JSON ({error}); {mend}") from error
     check(found, form, file, mend)
+    if isinstance(found, dict) and SEAL in found and found.pop(SEAL) != _digest(found):
+        raise UserError(f'{file}: has changed since it was written; {mend} (if you changed it, delete its "{SEAL}")')
     return found
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """The same object with its digest."""
+    return value | {SEAL: _digest(json.loads(json.dumps(value)))}  # as it is read: every key a text
 
 
 def check(found: Any, form: Any, file: Any, mend: str) -> None:
     """Raises UserError unless a JSON value is of the form."""
     if wrong := _wrong(found, form, ""):
         raise UserError(f"{file}: {wrong}; {mend}")
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _integer(digits: str) -> int:
+    if len(digits.lstrip("-")) > DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(item, levels - 1) for item in inner if isinstance(item, (dict, list)))
 
 
 def _wrong(value: Any, form: Any, at: str) -> str | None:
@@ -47,6 +80,8 @@ def _wrong(value: Any, form: Any, at: str) -> str | None:
     allowed = (int, float) if kind is float else kind
     if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
         return f"{f'{at} is' if at else 'holds'} {_shown(value)}, expected {WORDS[kind]}"
+    if kind is float and not math.isfinite(value):
+        return f"{at} is {value}, expected a finite number"
     inner = []
     if is_typeddict(form):
         lacking = [name for name in sorted(form.__required_keys__) if name not in value]

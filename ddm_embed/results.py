@@ -141,7 +141,7 @@ def labelled(
 
 def write(results: Results) -> str:
     """The text of results.json."""
-    return json.dumps(results, indent=1) + "\n"
+    return json.dumps(json_reader.sealed(results), indent=1) + "\n"
 
 
 def read(text: str | bytes, file: Any, mend: str, required: tuple[str, ...] = ()) -> Results:

@@ -25,18 +25,40 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Float
 
+from ddm_embed import json_reader
 from ddm_embed.errors import UserError
+from ddm_embed.runs.files import UNREADABLE, check_regular, read_arrays
 
 FORMAT = 1
 SUFFIXES = (".npz", ".parquet", ".zarr")
+COLUMNS = ("name", "label", "embedding")
 ZARR_CHUNK = 1 << 22  # bytes
 
 Embedding = Float[np.ndarray, "number time dim"]
+
+
+class Metadata(TypedDict):
+    """As above."""
+
+    format: int
+    feature: str
+    t: list[float]
+    chosen_by: NotRequired[str]
+    run: NotRequired[str]
+    step: NotRequired[int]
+    fingerprint: NotRequired[str]
+    created: NotRequired[str]
+    images: NotRequired[str]
+    number: int
+    dim: int
+    bad: list[list[str]]
+    plan: NotRequired[str]
+    ddm_embed: NotRequired[str]
 
 
 class Embeddings(NamedTuple):
@@ -46,7 +68,7 @@ class Embeddings(NamedTuple):
     labels: list[str]
     times: Float[np.ndarray, " time"]
     embedding: Embedding
-    metadata: dict[str, Any]
+    metadata: Metadata
 
 
 def check_format(path: Path) -> None:
@@ -83,45 +105,51 @@ def read(path: Path) -> Embeddings:
     if not path.exists():
         raise UserError(f"{path}: no such file; python -m ddm_embed.embed writes one")
     check_format(path)
+    metadata = read_metadata(path)
+    shape = metadata["number"], len(metadata["t"]), metadata["dim"]
     try:
-        metadata = read_metadata(path)
         if path.suffix == ".npz":
-            with np.load(path) as archive:
-                found = [archive[key] for key in ("name", "label", "embedding")]
+            arrays = read_arrays(path, "not a whole file of embeddings; make it again", COLUMNS)
+            found = [arrays[key] for key in COLUMNS]
         elif path.suffix == ".zarr":
             group = _zarr().open_group(str(path), mode="r")
-            found = [group[key][...] for key in ("name", "label", "embedding")]
+            found = [group[key][...] for key in COLUMNS]
         else:
             found = _read_parquet(path, metadata)
+        for key, column, wanted in zip(COLUMNS, found, (shape[:1], shape[:1], shape), strict=True):
+            if column.shape != wanted or (column.dtype.kind == "f") != (key == "embedding"):
+                raise ValueError(f"{key} is {column.dtype}{list(column.shape)}, its metadata say {list(wanted)}")
         names, labels, embedding = found[0].tolist(), found[1].tolist(), np.asarray(found[2], np.float32)
-        if embedding.shape != (metadata["number"], len(metadata["t"]), metadata["dim"]):
-            raise ValueError(f"embeddings of {list(embedding.shape)}")
     except _unreadable() as error:
         raise UserError(f"{path}: not a whole file of embeddings ({error}); make it again") from error
     return Embeddings(names, labels, np.asarray(metadata["t"], np.float32), embedding, metadata)
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> Metadata:
     """The metadata alone.
 
     Raises:
       UserError: it is no file of embeddings, or of a newer layout.
     """
+    mend = "not a file of embeddings; python -m ddm_embed.embed writes one"
     try:
         if path.suffix == ".npz":
-            with np.load(path) as archive:
-                metadata = json.loads(str(archive["metadata"]))
+            text = str(read_arrays(path, mend, ("metadata",))["metadata"])
         elif path.suffix == ".zarr":
-            metadata = _zarr().open_group(str(path), mode="r").attrs.asdict()
+            text = json.dumps(_zarr().open_group(str(path), mode="r").attrs.asdict())
         else:
             import pyarrow.parquet as pq  # 0.3 s, and only this format needs it
 
-            metadata = json.loads(pq.read_schema(path).metadata[b"ddm_embed"])
-        version = metadata["format"]
+            check_regular(path, mend)
+            text = pq.read_schema(path).metadata[b"ddm_embed"]
+        version = json_reader.read(text, path, mend).get("format")
+        if version != FORMAT and type(version) is int:
+            raise UserError(f"{path}: of layout {version}, and this package reads {FORMAT}; upgrade ddm_embed")
+        metadata = json_reader.read(text, path, mend, Metadata)
+        if min(metadata["number"], metadata["dim"], len(metadata["t"])) < 1:
+            raise ValueError("it holds nothing")
     except _unreadable() as error:
-        raise UserError(f"{path}: not a file of embeddings ({error}); python -m ddm_embed.embed writes one") from error
-    if version != FORMAT:
-        raise UserError(f"{path}: of layout {version}, and this package reads {FORMAT}; upgrade ddm_embed")
+        raise UserError(f"{path}: not readable ({error}); {mend}") from error
     return metadata
 
 
@@ -135,7 +163,7 @@ def remove(path: Path) -> None:
 
 def _unreadable() -> tuple[type[Exception], ...]:
     """What the readers raise on a file that is cut short or is something else; pyarrow's errors are of these too."""
-    return (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile)
+    return (*UNREADABLE, OSError, IndexError)
 
 
 def _write_npz(path, names, labels, blocks, metadata) -> None:
@@ -173,7 +201,7 @@ def _write_parquet(path, names, labels, blocks, metadata) -> None:
     schema = pa.schema(fields, metadata={"ddm_embed": json.dumps(metadata)})
     start = 0
     with path.open("wb") as file:
-        with pq.ParquetWriter(file, schema) as writer:
+        with pq.ParquetWriter(file, schema, write_page_checksum=True) as writer:
             for block in blocks:
                 stop = start + len(block)
                 columns = [
@@ -191,7 +219,7 @@ def _write_parquet(path, names, labels, blocks, metadata) -> None:
 def _read_parquet(path: Path, metadata: dict[str, Any]) -> list[np.ndarray]:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path).combine_chunks()
+    table = pq.read_table(path, page_checksum_verification=True).combine_chunks()
     levels, dim = len(metadata["t"]), metadata["dim"]
     names, labels = (np.array(table[key].to_pylist()[::levels], object) for key in ("name", "label"))
     flat = table["embedding"].combine_chunks().flatten().to_numpy()

@@ -2,7 +2,8 @@
 
 Chunks outlive a kill in FILE.parts/, each there whole or not at all.
 
-FILE.parts/plan.json       what the chunks are of: fingerprint, feature, t, images with size and time of last change
+FILE.parts/plan.json       what the chunks are of: fingerprint, feature, t, images with size and time of last change;
+                           and how many images a chunk has
 FILE.parts/00000012.npz    chunk 12: `embedding` float32 [m, time, dim] and `position` int64 [m] of the m images that
                            could be read, and `bad`, the JSON of [position, reason] of the others
 """
@@ -14,27 +15,28 @@ import hashlib
 import io
 import json
 import logging
+import math
 import shutil
 import sys
 import time
-import zipfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from tqdm import tqdm
 
-from ddm_embed import __version__
+from ddm_embed import __version__, json_reader
 from ddm_embed.embed import layout
 from ddm_embed.embed.listing import Input, Listing, Unreadable
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import Run
-from ddm_embed.runs.files import write_whole
+from ddm_embed.json_reader import sealed
+from ddm_embed.runs.files import read_arrays, read_json, write_json, write_whole
 
 logger = logging.getLogger("ddm_embed")
 
@@ -95,15 +97,16 @@ def make(job: Job, out: Path, batch_size: int | None, threads: int) -> Outcome:
             return _finished(out, plan)
         number, size = len(job.listing.names), plan["chunk"]
         chunks = [range(start, min(start + size, number)) for start in range(0, number, size)]
-        missing = [i for i in range(len(chunks)) if read_part(folder, i) is None]
         dim = job.run.width(job.feature)
+        shape = len(job.times), dim
+        missing = [i for i, chunk in enumerate(chunks) if read_part(folder, i, chunk, shape) is None]
         check_room(out, number, len(job.times), dim, 1 - len(missing) / max(len(chunks), 1))
         if 0 < len(missing) < len(chunks):
             logger.info(
                 "going on: %d of %d images are in %s", number - sum(len(chunks[i]) for i in missing), number, folder
             )
         _embed(job, folder, chunks, missing, batch, threads)
-        outcome = _assemble(job, folder, len(chunks), out, dim, digest(plan))
+        outcome = _assemble(job, folder, chunks, out, dim, digest(plan))
         remove(folder)
         return outcome
 
@@ -126,9 +129,9 @@ def make_plan(job: Job, chunk: int) -> dict[str, Any]:
 
 def _finished(out: Path, plan: dict[str, Any]) -> Outcome:
     metadata = layout.read_metadata(out)
-    if metadata["plan"] != digest(plan):
+    if metadata.get("plan") != digest(plan):
         fields = ("fingerprint", "feature", "t", "images")
-        changed = [field for field in fields if metadata[field] != plan[field]]
+        changed = [field for field in fields if metadata.get(field) != plan[field]]
         what = ", ".join(changed) or "the list of images, or their times of last change,"
         raise UserError(f"--out {out} is there and of another job ({what} differ); name another file, or delete it")
     remove(folder_of(out))  # killed between the last two steps
@@ -181,11 +184,18 @@ def read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _assemble(job: Job, folder: Path, number: int, out: Path, dim: int, plan: str) -> Outcome:
+def _assemble(job: Job, folder: Path, chunks: list[range], out: Path, dim: int, plan: str) -> Outcome:
     listing, run = job.listing, job.run
     positions, bad = [], list(listing.closed)
-    for i in range(number):
-        part = _again(folder, i)
+
+    def parts() -> Iterator[Part]:
+        for i, chunk in enumerate(chunks):
+            part = read_part(folder, i, chunk, (len(job.times), dim))
+            if part is None:
+                raise UserError(f"{folder}: chunk {i} can no longer be read; give the same command again to mend it")
+            yield part
+
+    for part in parts():
         positions += part.positions.tolist()
         bad += [(listing.names[position], reason) for position, reason in part.bad]
     if not positions:
@@ -212,7 +222,7 @@ def _assemble(job: Job, folder: Path, number: int, out: Path, dim: int, plan: st
     with no_room(folder):
         layout.remove(unfinished)
         try:
-            blocks = (_again(folder, i).embedding for i in range(number))
+            blocks = (part.embedding for part in parts())
             names, labels = ([column[position] for position in positions] for column in (listing.names, listing.labels))
             layout.write(unfinished, names, labels, blocks, metadata)
         except OSError:
@@ -220,13 +230,6 @@ def _assemble(job: Job, folder: Path, number: int, out: Path, dim: int, plan: st
             raise
         unfinished.rename(out)
     return Outcome(len(positions), bad, False)
-
-
-def _again(folder: Path, chunk: int) -> Part:
-    part = read_part(folder, chunk)
-    if part is None:
-        raise UserError(f"{folder}: chunk {chunk} can no longer be read; give the same command again to make it anew")
-    return part
 
 
 class Progress:
@@ -254,6 +257,19 @@ class Progress:
             self._said, rate = now, self._done / (now - self._begin)
             left = tqdm.format_interval((self._total - self._done) / rate)
             logger.info("%d of %d images  %.0f images/s  ETA %s", self._done, self._total, rate, left)
+
+
+class PlanForm(TypedDict):
+    """plan.json, as `make_plan` makes it."""
+
+    format: int
+    fingerprint: str
+    feature: str
+    t: list[float]
+    images: str
+    files: list[list]
+    labels: list[str]
+    chunk: int
 
 
 def digest(plan: dict[str, Any]) -> str:
@@ -290,14 +306,14 @@ def opened(out: Path, plan: dict[str, Any]) -> Iterator[tuple[Path, dict[str, An
 
 def _agree(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
     file = folder / "plan.json"
-    if not file.exists():
-        with no_room(folder):
-            write_whole(file, json.dumps(plan))
-        return plan
     try:
-        before = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}); delete {folder} to begin anew") from error
+        before = read_json(file, f"delete {folder} to begin anew", PlanForm, largest=math.inf)
+    except FileNotFoundError:
+        with no_room(folder):
+            write_json(file, sealed(plan))
+        return plan
+    if before["chunk"] < 1:
+        raise UserError(f"{file}: chunk is {before['chunk']}, expected 1 or more; delete {folder} to begin anew")
     if digest(before) != digest(plan):
         raise UserError(f"{folder} is of another job: {difference(before, plan)}; finish that one or delete the folder")
     return before
@@ -309,12 +325,12 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
         if before.get(field) != now[field]:
             kept = f"{before.get(field)}, now {now[field]}"
             return f"{field} was {kept[:200]}" if field != "fingerprint" else "it was made by another run or step"
-    old, new = ({name: rest for name, *rest in plan["files"]} for plan in (before, now))
+    old, new = ({str(row[:1]): row[1:] for row in plan["files"]} for plan in (before, now))
     gone, come = len(old.keys() - new.keys()), len(new.keys() - old.keys())
     changed = [name for name in old.keys() & new.keys() if old[name] != new[name]]
     if not gone and not come and not changed:
         return "the images are listed or labelled otherwise"
-    named = f" ({min(changed)})" if changed else ""
+    named = f" ({min(changed)[2:-2]})" if changed else ""
     return f"of its images {gone} are gone, {come} are new and {len(changed)} have changed{named}"
 
 
@@ -326,16 +342,26 @@ def write_part(folder: Path, chunk: int, part: Part) -> None:
         write_whole(_file(folder, chunk), content.getvalue())
 
 
-def read_part(folder: Path, chunk: int) -> Part | None:
-    """A chunk; None if it is not there, or was damaged: then it is to be made again."""
+def read_part(folder: Path, chunk: int, images: range, shape: tuple[int, int]) -> Part | None:
+    """A chunk; None if it is not there, or was damaged: then it is to be made again.
+
+    Args:
+      images: positions of the images that it is of. shape: (time, dim) of an embedding.
+    """
     try:
-        with np.load(_file(folder, chunk)) as found:
-            bad = [(position, reason) for position, reason in json.loads(str(found["bad"]))]
-            return Part(found["embedding"], found["position"], bad)
-    except FileNotFoundError:
+        found = read_arrays(_file(folder, chunk), "", ("embedding", "position", "bad"))
+        bad = json_reader.read(str(found["bad"]), "", "", list[list])
+    except (OSError, UserError):  # the machine went down while it was written
         return None
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile):  # the machine went down while it was written
-        return None
+    embedding, positions = found["embedding"], found["position"]
+    sound = (
+        (embedding.dtype, positions.dtype, embedding.shape) == (np.float32, np.int64, (len(positions), *shape))
+        and np.all(np.isfinite(embedding))
+        and all(list(map(type, pair)) == [int, str] for pair in bad)
+        and sorted(positions.tolist() + [position for position, _ in bad]) == list(images)
+        and np.all(np.diff(positions) > 0)
+    )
+    return Part(embedding, positions, [(position, reason) for position, reason in bad]) if sound else None
 
 
 def _file(folder: Path, chunk: int) -> Path:

@@ -16,6 +16,7 @@ from ddm_embed import config as config_lib
 from ddm_embed.data.sequences import Scale
 from ddm_embed.data.types import Source
 from ddm_embed.errors import UserError
+from ddm_embed.json_reader import sealed
 from ddm_embed.parallel import distributed
 from ddm_embed.runs import checkpoint, outcome
 from ddm_embed.runs.files import is_store, read_json, stamps, write_json, write_whole
@@ -87,7 +88,7 @@ class RunDirectory:
             )
         else:  # new, or nothing came of it: whatever was tried may be tried differently
             (self.path / DATA).unlink(missing_ok=True)
-            write_whole(saved, config_lib.to_json(config))
+            write_json(saved, sealed(config.to_dict()), indent=2)
             write_json(self.path / VERSIONS, versions(), indent=2)
 
     def check_shared(self) -> None:
@@ -137,7 +138,7 @@ class RunDirectory:
         if source.scale is not None:
             sizes["scale"] = source.scale.to_json()
         if not (self.path / DATA).exists():
-            write_json(self.path / DATA, sizes)
+            write_json(self.path / DATA, sealed(sizes))
             return
         before = self.read_data()
         same_scale = Scale.alike(Scale.from_json(before.get("scale")), source.scale)

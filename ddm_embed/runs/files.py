@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import re
+import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -17,6 +19,11 @@ from ddm_embed.errors import UserError, store_errors
 if TYPE_CHECKING:
     import numpy as np
 
+LARGEST = 1 << 28  # bytes of a JSON file, or of what small arrays inflate to
+INFLATED = 100  # times its size that a larger file of arrays may inflate to
+# What zipfile and NumPy raise on a file that is cut short, damaged or something else.
+UNREADABLE = (ValueError, EOFError, KeyError, TypeError, SyntaxError, OverflowError, MemoryError, RuntimeError)
+UNREADABLE += (struct.error, zipfile.BadZipFile, zlib.error)
 PATIENCE = 60.0  # seconds that a store may take to answer at all; gcsfs itself gives up after about 35
 
 
@@ -82,14 +89,36 @@ def write_whole(path: Path, content: str | bytes) -> None:
     temporary.replace(path)
 
 
-def read_json(path: Path, mend: str, form: Any = dict) -> Any:
+def read_bytes(path: Path, mend: str, largest: float = LARGEST) -> bytes:
+    """A file's content.
+
+    Raises:
+      UserError: it is no regular file, such as a pipe, or is larger; ends with `mend`. OSError: it cannot be read; a
+        missing file is FileNotFoundError or NotADirectoryError.
+    """
+    size = check_regular(path, mend)
+    if size > largest:
+        raise UserError(f"{path}: {size / 2**20:.0f} MiB, expected {largest / 2**20:.0f} at most; {mend}")
+    return path.read_bytes()
+
+
+def check_regular(path: Path, mend: str) -> int:
+    """Bytes of a file, 0 in a store; raises as `read_bytes` but for the size: to open a pipe is to wait for ever."""
+    if is_store(path):
+        return 0
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: not a regular file; {mend}")
+    return found.st_size
+
+
+def read_json(path: Path, mend: str, form: Any = dict, largest: float = LARGEST) -> Any:
     """The value in a JSON file; `mend` and `form` as of `json_reader.read`.
 
     Raises:
-      UserError: it is no JSON, or of another form. OSError: it cannot be read; a missing file is FileNotFoundError or
-        NotADirectoryError.
+      UserError: it is no JSON, of another form, or has changed since it was sealed. OSError: as of `read_bytes`.
     """
-    return json_reader.read(path.read_bytes(), path, mend, form)
+    return json_reader.read(read_bytes(path, mend, largest), path, mend, form)
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
@@ -97,22 +126,34 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     write_whole(path, json.dumps(value, indent=indent) + "\n")
 
 
-def read_arrays(path: Path, mend: str) -> "dict[str, np.ndarray]":
-    """The arrays of an .npz file, by name.
+def read_arrays(path: Path, mend: str, names: tuple[str, ...] | None = None) -> "dict[str, np.ndarray]":
+    """The arrays of an .npz file, by name; each is as it was written, which the file's checksums tell.
+
+    Args:
+      path: of the file. mend: what to do about one that is not readable. names: of the arrays to read; all if None.
 
     Raises:
-      UserError: it is not one; ends with `mend`. OSError: it cannot be read.
+      UserError: it is not one, lacks an array, or would inflate to much more than its size. OSError: as of
+        `read_bytes`.
     """
     import numpy as np  # each program imports this module to show its help
 
-    content = io.BytesIO(path.read_bytes())
+    check_regular(path, mend)
     try:
-        if not zipfile.is_zipfile(content):  # NumPy would take a single array, too
-            raise ValueError("it is no .npz file")
-        content.seek(0)
-        with np.load(content) as archive:
-            return dict(archive)
-    except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        with zipfile.ZipFile(io.BytesIO(path.read_bytes()) if is_store(path) else path) as archive:
+            there = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            wanted = {name: there[name] for name in (there if names is None else names)}
+            size = sum(info.file_size for info in wanted.values())
+            if size > max(LARGEST, INFLATED * sum(info.compress_size for info in wanted.values())):
+                raise ValueError(f"it would inflate to {size / 2**30:.1f} GiB")
+            arrays = {}
+            for name, info in wanted.items():
+                with archive.open(info) as stream:
+                    arrays[name] = np.lib.format.read_array(stream, allow_pickle=False)
+                    if stream.read(1):  # reads to the end too, where zipfile compares the checksum
+                        raise ValueError(f"{name} is longer than its shape")
+            return arrays
+    except UNREADABLE as error:
         raise UserError(f"{path}: not readable ({error}); {mend}") from error
 
 

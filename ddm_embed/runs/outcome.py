@@ -7,7 +7,7 @@ import numpy as np
 
 from ddm_embed import results as results_lib
 from ddm_embed.results import Results
-from ddm_embed.runs.files import read_arrays, write_arrays, write_whole
+from ddm_embed.runs.files import read_arrays, read_bytes, write_arrays, write_whole
 
 PROBES, PICTURES = "probe", "samples"  # in a run directory
 RESULTS, PREDICTIONS, ATLAS = "results.json", "predictions.npz", "atlas.npz"  # in a probe's folder
@@ -46,7 +46,7 @@ class ProbeFolder:
           UserError: they are not. FileNotFoundError, NotADirectoryError: there are none.
         """
         file = self.path / RESULTS
-        return results_lib.read(file.read_bytes(), file, mend, required)
+        return results_lib.read(read_bytes(file, mend), file, mend, required)
 
     def write_results(self, results: Results) -> None:
         write_whole(self.path / RESULTS, results_lib.write(results))

@@ -249,6 +249,42 @@ def test_a_damaged_part_is_made_again(frozen, photos, tmp_path, monkeypatch):
     assert len(layout.read(out).names) == NUMBER
 
 
+def test_a_plan_with_any_bit_flipped_is_refused_or_the_same(tmp_path):
+    out, files = tmp_path / "out.npz", [["a.png", 10, 5], ["b.png", 11, 6]]
+    plan = {"format": 1, "fingerprint": "ab", "feature": "z", "t": [0.5], "images": "/x", "files": files}
+    plan |= {"labels": ["a", ""], "chunk": 3200}
+    with making.opened(out, plan) as (folder, _):
+        written = (folder / "plan.json").read_bytes()
+    for place in range(8 * len(written)):
+        flipped = bytearray(written)
+        flipped[place // 8] ^= 1 << place % 8
+        (folder / "plan.json").write_bytes(flipped)
+        try:
+            with making.opened(out, plan) as (_, found):
+                assert {name: found[name] for name in plan} == plan
+        except UserError as error:
+            assert str(folder) in str(error)
+
+
+SOUND = {"embedding": np.zeros((2, 1, 3), np.float32), "position": np.array([5, 7]), "bad": np.array('[[6, "cut"]]')}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"position": np.array([5, 8])}, {"position": np.array([7, 5])}, {"position": np.array([5.0, 7.0])},
+        {"bad": np.array("[]")}, {"bad": np.array('[[7, "cut"]]')}, {"bad": np.array("[6]")}, {"bad": np.array(1.0)},
+        {"embedding": np.full((2, 1, 3), np.nan, np.float32)}, {"embedding": np.zeros((2, 1, 4), np.float32)},
+        {"embedding": np.zeros((3, 1, 3), np.float32)}, {"embedding": np.zeros((2, 1, 3))},
+    ],
+)  # fmt: skip
+def test_a_part_of_other_images_or_of_another_shape_is_made_again(tmp_path, change):
+    np.savez(tmp_path / "00000001.npz", **SOUND)
+    assert making.read_part(tmp_path, 1, range(5, 8), (1, 3)).bad == [(6, "cut")]
+    np.savez(tmp_path / "00000001.npz", **SOUND | change)
+    assert making.read_part(tmp_path, 1, range(5, 8), (1, 3)) is None
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_what_was_done_is_kept(tiny_run, photos, tmp_path):
     out = tmp_path / "out.npz"

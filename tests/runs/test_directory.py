@@ -104,7 +104,7 @@ def test_what_cannot_be_read_is_one_line_that_names_the_file_and_the_mend(run, n
     ],
 )
 def test_a_note_of_another_form_is_refused_naming_the_field(run, changes, message):
-    noted = json.loads((run.path / "data.json").read_text())
+    noted = run.read_data()
     (run.path / "data.json").write_text(json.dumps(noted | changes))
     with pytest.raises(UserError, match=f"data.json: {message}.*; restore it, or train again"):
         run.read_data()
