@@ -25,6 +25,7 @@ from ddm_embed import config as config_lib
 from ddm_embed import reference
 from ddm_embed.errors import UserError, store_errors
 from ddm_embed.parallel import cluster
+from ddm_embed.terminal import PlainFormatter, PlainStream, one_line
 
 logger = logging.getLogger("ddm_embed")
 
@@ -93,7 +94,7 @@ def run(
             _set_up_compilation_cache()
             if "num_processes" in given:
                 _join_processes(given, handler)
-            with in_one_arithmetic:
+            with in_one_arithmetic, contextlib.redirect_stdout(PlainStream(sys.stdout)):
                 code = body(given, what)
         except Exception as error:
             code = _code_of(error)
@@ -151,7 +152,7 @@ def _code_of(error: Exception) -> int:
             traceback.print_exc()
             _end(1)
         raise error
-    print(f"{_who()}error: {line}", file=sys.stderr)
+    print(f"{_who()}error: {one_line(line)}", file=sys.stderr)
     return 1
 
 
@@ -216,7 +217,7 @@ def _join_processes(given: flags.FlagValues, handler: logging.Handler) -> None:
         distributed.watch(given.watchdog_seconds, STOPPED)
         if not distributed.is_lead():
             logger.setLevel(logging.WARNING)
-            handler.setFormatter(logging.Formatter(f"%(asctime)s {_who()}%(message)s", "%H:%M:%S"))
+            handler.setFormatter(PlainFormatter(f"%(asctime)s {_who()}%(message)s", "%H:%M:%S"))
         logger.info("process 0 of %d; the others tell only what goes wrong", jax.process_count())
 
 
@@ -279,7 +280,7 @@ def _logging() -> Iterator[logging.Handler]:
     before = logger.level, logger.propagate, absl_logging.get_verbosity()
     _quieten()
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(PlainFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -3,9 +3,10 @@ import json
 import pytest
 from conftest import ROOT, tiny_config
 
-from ddm_embed import arms
+from ddm_embed import arms, methods
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
+from ddm_embed.methods.diffusion import make_weight
 from ddm_embed.validate import mesh_shape, validate, validate_against, validate_probe
 
 
@@ -53,14 +54,11 @@ def test_differences_leave_out_what_does_not_shape_the_result():
         ("diffusion.prediction", "score", "use config.diffusion.weight=sigma2"),
         ("diffusion.steps", 1, "0, which is continuous time"),
         ("diffusion.weight", "snr", "use one of simple, sigma2, min_snr, or MODULE:FUNCTION"),
-        ("diffusion.weight", "no.such:thing", "No module named 'no'"),
-        ("diffusion.weight", "math:cube", "has no attribute 'cube'"),
-        ("diffusion.weight", "math:pi", "is no function"),
+        ("diffusion.weight", "os.system('x'):y", "use one of simple, sigma2, min_snr, or MODULE:FUNCTION"),
         ("diffusion.timesteps", "often", "use one of stratified, uniform, fixed"),
         ("diffusion.fixed_t", 1.5, "expected between"),
         ("diffusion.fixed_t", 0.3, "has no effect with config.diffusion.timesteps=stratified; set"),
         ("embedding.kl_weight", 0.1, "has no effect with config.embedding.gaussian=False"),
-        ("diffusion.weight", "math:sqrt", r"does not take \(t, alpha, sigma\)"),
         ("embedding.gaussian", True, "set config.embedding.sphere=False"),
         ("embedding.drop", 1.0, "expected between"),
         ("model.encoder", "resnet-50", "is not wrn-DEPTH-WIDENING .* or transformer"),
@@ -104,6 +102,23 @@ def test_what_needs_an_encoder_is_refused_without_one(field, value):
         UserError, match=rf"config\.{field}={value} needs an encoder, .* set config\.embedding\.input to x0"
     ):
         validate(tiny_config(**{"embedding.input": "none", field: value}))
+
+
+@pytest.mark.parametrize(
+    "weight, message",
+    [
+        ("no.such:thing", "No module named 'no'"),
+        ("math:cube", "has no attribute 'cube'"),
+        ("math:pi", "is no function"),
+        ("math:sqrt", r"does not take \(t, alpha, sigma\)"),
+    ],
+)
+def test_code_that_a_config_names_is_imported_and_tried_for_training_alone(weight, message):
+    config = tiny_config(**{"diffusion.weight": weight})
+    validate(config)
+    assert callable(make_weight(weight))  # which imports it when it is called
+    with pytest.raises(UserError, match=rf"config\.diffusion\.weight='{weight}'.*{message}"):
+        methods.of(config).check_named_code(config)
 
 
 @pytest.mark.parametrize(

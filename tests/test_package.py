@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up: a room imports rooms of lower floors alone. A program, X/__main__.py, stands on the highest.
 FLOORS = (
     "errors",
-    "json_reader reproducible",
+    "json_reader reproducible terminal",
     "results fields",
     "diffusion models",
     "parallel",

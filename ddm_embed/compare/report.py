@@ -39,6 +39,7 @@ NUMBER = (
     "dataset", "protocol", "row", "run", "probe", "train_seed", "probe_seed", "test_accuracy", "feature", "t", "hyper",
     "checkpoint_step", "config_hash", "commit", "versions", "python", "device",
 )  # fmt: skip
+A_NUMBER = re.compile(r"-?\d+(\.\d*)?(e[+-]?\d+)?")
 CELL = ("dataset", "row", "protocol", "mean", "standard_error", "n", "best", *NUMBER[3:], "definition")
 
 
@@ -200,8 +201,15 @@ def to_csv(tables: list[Table]) -> str:
                 spread = "" if error is None or row.baseline else f"{error:.6f}"
                 head = [table.dataset, row.name, column.name, f"{mean:.6f}", spread, number, best]
                 merged = (";".join(dict.fromkeys(v) if len(set(v)) == 1 else v) for v in zip(*lines, strict=True))
-                writer.writerow([*head, *merged, json.dumps(column.definition, sort_keys=True)])
+                cells = [*head, *merged, json.dumps(column.definition, sort_keys=True)]
+                writer.writerow([_inert(cell) for cell in cells])
     return out.getvalue()
+
+
+def _inert(cell: str | int) -> str | int:
+    """A cell that no spreadsheet takes for a formula, as OWASP advises (CSV injection); numbers stay."""
+    text = str(cell)
+    return f"'{text}" if text.startswith(tuple("=+-@\t\r")) and not A_NUMBER.fullmatch(text) else cell
 
 
 def markdown(tables: list[Table], left_out: list[str]) -> str:

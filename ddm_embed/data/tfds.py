@@ -2,15 +2,22 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
+from ddm_embed import json_reader
 from ddm_embed.data.types import Source, Split
 from ddm_embed.errors import UserError
+
+NAME = re.compile(r"\w+(/[\w.+-]+)?(:[\w.*]+)?")
+TFDS_CLASS = re.compile(r"tensorflow_datasets(\.\w+)+")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,6 +33,22 @@ class _TfdsImages:
         return np.stack([record["image"] for record in self.records.__getitems__(positions.tolist())])
 
 
+def check_features(folder: Path) -> None:
+    """Raises UserError unless the features of all that is prepared in a folder are TFDS's own: TFDS imports the classes
+    that `features.json` names, and the file may be a stranger's."""
+
+    def named(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            yield from (str(value[key]) for key in ("pythonClassName", "python_class_name") if key in value)
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            yield from named(inner)
+
+    for file in folder.glob("**/features.json"):
+        for name in named(json_reader.read(file.read_bytes(), file, "prepare the dataset again")):
+            if not TFDS_CLASS.fullmatch(name):
+                raise UserError(f"{file}: the class {name} is none of TFDS's own, and is not imported")
+
+
 def open_source(name: str, data: ConfigDict) -> Source:
     """Opens a dataset prepared as array_record, which is read without TensorFlow, in `data_dir` or TFDS_DATA_DIR.
 
@@ -38,6 +61,9 @@ def open_source(name: str, data: ConfigDict) -> Source:
         'prepare it once, where TensorFlow is installed, with: python -c "import tensorflow_datasets as tfds; '
         f"tfds.builder('{name}', data_dir='{place}', file_format='array_record').download_and_prepare()\""
     )
+    if not NAME.fullmatch(name):
+        raise UserError(f"config.data.name='tfds:{name}': expected NAME, NAME/VARIANT or either with :VERSION")
+    check_features(Path(place).expanduser() / re.split("[/:]", name)[0])
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError as error:

@@ -23,6 +23,7 @@ from absl import flags
 from ddm_embed import cli
 from ddm_embed.errors import UserError
 from ddm_embed.runs import files
+from ddm_embed.terminal import one_line
 
 if TYPE_CHECKING:
     from ddm_embed.features.run import Run
@@ -106,7 +107,7 @@ def read_times(text: str | None, run: "Run") -> tuple[float, ...]:
 def report_bad(bad: list[tuple[str, str]], skip: bool) -> int:
     """Lists the images that have no row; the exit code."""
     for name, reason in bad[:SHOWN]:
-        print(f"not embedded: {name}: {reason}", file=sys.stderr)
+        print(one_line(f"not embedded: {name}: {reason}"), file=sys.stderr)
     if len(bad) > SHOWN:
         print(f"not embedded: and {len(bad) - SHOWN} more; all are in the file's metadata, `bad`", file=sys.stderr)
     if not bad:

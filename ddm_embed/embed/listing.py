@@ -73,7 +73,13 @@ def reader_of(root: Path, run: Run) -> Callable[[str], Input]:
     """
     if root.suffix == ".npy" and root.is_file():
         rows = _list_rows(root, run)
-        return lambda name: rows.read(int(name))
+
+        def read_row(name: str) -> Input:
+            if not name.isdecimal() or int(name) >= len(rows.names):
+                raise Unreadable("no row of this number")
+            return rows.read(int(name))
+
+        return read_row
 
     def read(name: str) -> Input:
         file = path_of(root, name)
@@ -83,7 +89,13 @@ def reader_of(root: Path, run: Run) -> Callable[[str], Input]:
 
 
 def path_of(root: Path, name: str) -> Path:
-    """Where an image of a file of embeddings lies."""
+    """Where an image of a file of embeddings lies.
+
+    Raises:
+      Unreadable: the name leads out of the folder.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise Unreadable("a name that leads out of the folder")
     return root / name if root.is_dir() else root
 
 

@@ -9,6 +9,7 @@ is a switch of the one loss in `diffusion/objective.py`.
 """
 
 import importlib
+import re
 from collections.abc import Mapping
 
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from ddm_embed.models.build import Models, Network
 from ddm_embed.models.dit import Denoiser, code_scale
 from ddm_embed.models.encoder import Predictor
 
+KNOWN_WEIGHTS = f"use one of {', '.join(WEIGHTS)}, or MODULE:FUNCTION, a lambda(t, alpha, sigma) on the score's error"
 FIELDS = {
     "embedding.l1_weight": Field(0.0, "of the L1 norm of a code that is not Gaussian", least=0.0),
     "embedding.mixup": Field(False, "the encoder sees l x_i + (1 - l) x_j, and the loss of x_i weighs 2 l"),
@@ -98,35 +100,45 @@ def make_objective(config: ConfigDict) -> Objective:
 
 
 def make_weight(name: str) -> str | Lambda:
-    """A weight of the objective's own, or the function that MODULE:FUNCTION names.
+    """A weight of the objective's own, or the function that MODULE:FUNCTION names, imported when it is first called: a
+    run's config may be a stranger's, and readers of a run need no weight.
 
     Raises:
       UserError: it is neither.
     """
     if name in WEIGHTS:
         return name
-    module, colon, function = name.partition(":")
-    known = f"use one of {', '.join(WEIGHTS)}, or MODULE:FUNCTION, a lambda(t, alpha, sigma) on the score's error"
-    if not colon:
-        raise UserError(f"config.diffusion.weight={name!r}; {known}")
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+        raise UserError(f"config.diffusion.weight={name!r}; {KNOWN_WEIGHTS}")
+    return lambda t, alpha, sigma: import_weight(name)(t, alpha, sigma)
+
+
+def import_weight(name: str) -> Lambda:
+    """The function that MODULE:FUNCTION names.
+
+    Raises:
+      UserError: there is none.
+    """
+    module, _, function = name.partition(":")
     try:
         weight = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, SyntaxError) as error:
-        raise UserError(f"config.diffusion.weight={name!r}: {error}; {known}") from error
+        raise UserError(f"config.diffusion.weight={name!r}: {error}; {KNOWN_WEIGHTS}") from error
     if not callable(weight):
-        raise UserError(f"config.diffusion.weight={name!r} is no function; {known}")
+        raise UserError(f"config.diffusion.weight={name!r} is no function; {KNOWN_WEIGHTS}")
     return weight
 
 
-def check_weight(name: str) -> None:
-    """Tries a weight on three noise levels.
+def check_named_code(config: ConfigDict) -> None:
+    """Tries a weight that the config names on three noise levels.
 
     Raises:
       UserError: there is none of this name, or its function does not give a finite number for each.
     """
-    weight = make_weight(name)
-    if isinstance(weight, str):
+    name = config.diffusion.weight
+    if name in WEIGHTS:
         return
+    weight = import_weight(name)
     alpha, sigma = PROCESSES["vp"]().marginal(levels := jnp.array([0.1, 0.5, 0.9]))
     try:
         values = jnp.asarray(weight(levels, alpha, sigma))
@@ -144,7 +156,7 @@ def check(config: ConfigDict) -> None:
     diffusion = config.diffusion
     if diffusion.steps == 1:
         raise UserError("config.diffusion.steps=1; expected 0, which is continuous time, or a chain of 2 or more")
-    check_weight(diffusion.weight)
+    make_weight(diffusion.weight)
     kind = diffusion.prediction, diffusion.weight
     if kind in (("score", "simple"), ("x0", "sigma2")) and diffusion.timesteps != "fixed":
         mend = {"score": "sigma2", "x0": "min_snr"}[diffusion.prediction]
@@ -328,6 +340,7 @@ METHOD = Method(
     presets={"ddm": ddm, "drl": drl, "vdrl": vdrl, "drl-static": drl_static, "ddae": ddae},
     fields=FIELDS,
     check=check,
+    check_named_code=check_named_code,
     build=build,
     networks=make_networks,
     passes=lambda config: {"encoder": 4} if config.consistency.weight > 0 else {},

@@ -157,7 +157,8 @@ class Method:
       presets: arms by name, each a function that changes a config; its docstring has the equation and the source.
       fields: config fields that are its own, by dotted name; two methods may declare the same one.
       check: refuses a config that the method cannot run, by UserError. check_images: the same once (height, width,
-        channel) is known.
+        channel) is known. check_named_code: imports and tries code that fields name, for training, whose config is
+        the user's; nothing else may import what a config names.
       build: what it trains beside the encoder. networks: the modules as functions.
       passes: how many forward passes the training on one image is worth to a network, where that is not 3 (one
         forward, twice that backward: Kaplan et al. 2020, arXiv 2001.08361, sec. 2.1).
@@ -176,6 +177,7 @@ class Method:
     fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
     check: Callable[[ConfigDict], None] = check_without_noise
     check_images: Callable[[ConfigDict, Shape], None] = no_check
+    check_named_code: Callable[[ConfigDict], None] = lambda config: None
     build: Callable[[ConfigDict, Parts], Mapping[str, Network]] = no_networks
     networks: Callable[[Models, ConfigDict, Place | None], Networks] = plain_networks
     passes: Callable[[ConfigDict], Mapping[str, int]] = lambda config: NOTHING

@@ -58,11 +58,13 @@ def body(given: flags.FlagValues, config: ConfigDict) -> int:
 
 def answer(given: flags.FlagValues, config: ConfigDict, largest: "Slice | None") -> int:
     """Prints the answer to the question that was asked; the exit code. largest: None is this machine."""
+    from ddm_embed import methods
     from ddm_embed.preflight import report
     from ddm_embed.preflight.compiled import here
     from ddm_embed.validate import validate
 
     validate(config)
+    methods.of(config).check_named_code(config)
     shape = report.image_shape(config, given.image)
     for path in filter(None, (given.scaling, given.json)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)  # fails now if it cannot be, not after the work

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from ddm_embed import drawing
+from ddm_embed.data.image_file import open_image
 from ddm_embed.data.splits import sample_positions
 from ddm_embed.embed.layout import Embeddings
 from ddm_embed.embed.listing import Input, Unreadable, list_images
@@ -330,12 +331,12 @@ def find_query(
 
 def look_at(file: Path, read, name: str) -> Input:
     """An image as its file has it, small; a row of an array, or a sequence, as the model takes it."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     image = read(name)  # also says if it cannot be read
     if file.suffix == ".npy":
         return image
-    with Image.open(file) as opened:
+    with open_image(file) as opened:
         opened = ImageOps.exif_transpose(opened)
         if opened.mode not in ("L", "RGB"):  # as the model takes it: what else there is has a way of its own to grey
             return image

@@ -67,6 +67,7 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
     """
     with distributed.together():
         validate(config)
+        methods.of(config).check_named_code(config)
         data = open_source(config)
         validate_against(config, data.image_shape, jax.device_count(), jax.default_backend())
     directory = RunDirectory(workdir)
