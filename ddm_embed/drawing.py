@@ -80,9 +80,21 @@ def pictured(images: Grid) -> Grid:
 
 def save(figure: "Figure", path: Path) -> None:
     """Writes the figure as PNG, making its folder."""
+    write_whole(path, png(figure, "tight"))
+
+
+def png(figure: "Figure", box: str | None = None) -> bytes:
+    """The figure as PNG, in which a name is never mathematics, whatever signs it has; `box`: of `bbox_inches`."""
+    import matplotlib
+    from matplotlib.text import Text
+
     content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110, bbox_inches="tight")
-    write_whole(path, content.getvalue())
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_usetex(False)
+    with matplotlib.rc_context({"text.parse_math": False, "text.usetex": False}):  # of what is made while it is drawn
+        figure.savefig(content, format="png", dpi=110, bbox_inches=box)
+    return content.getvalue()
 
 
 def reach_of(sequences: Float[np.ndarray, "... length channel"]) -> float:

@@ -9,6 +9,7 @@ from ddm_embed import json_reader
 from ddm_embed.errors import UserError
 
 BASELINES = ("pixels", "pca")  # what heads read in place of a run's features
+LARGEST_CONFUSION = 100  # classes whose confusion is in results.json; that of more is in atlas.npz, sparse
 BASELINE_HEADS = ("ridge", "knn")  # the protocols whose heads read them
 TRAJECTORY = "trajectory_"  # what the names of protocols that read several noise levels begin with
 
@@ -47,7 +48,7 @@ class Results(TypedDict, total=False):
     """All that results.json holds. Without labels there is nothing from `protocol` to `confusion`.
 
     The first of `protocols` is the main one, whose choice and accuracy stand at the top too. A baseline's key is given
-    by `baseline_key`.
+    by `baseline_key`. predictions: the SHA-256 of predictions.npz, None without: it tells that both are of one probe.
     """
 
     dataset: str
@@ -67,6 +68,7 @@ class Results(TypedDict, total=False):
     baselines: dict[str, float | None] | None
     baseline_choices: dict[str, Chosen | None] | None
     confusion: list[list[int]] | None
+    predictions: str | None
     measures: dict[str, Any] | None
     timing: dict[str, Any] | None
     manifest: dict[str, Any]
@@ -117,14 +119,14 @@ def labelled(
     protocols: dict[str, Protocol],
     profile: list[Point],
     baselines: dict[str, tuple[float, Chosen]],
-    confusion: list[list[int]],
+    confusion: list[list[int]] | None,
 ) -> Results:
     """The part of the results that labels made.
 
     Args:
       definition: what all protocols have in common. protocols: the main one first. profile: every point of all.
       baselines: test accuracy and choice, by `baseline_key`. confusion: of the main protocol's first draw, how many
-        images of each class (rows) were given to each.
+        images of each class (rows) were given to each; None of more than `LARGEST_CONFUSION` classes.
     """
     main = next(iter(protocols.values()))
     return {

@@ -1,4 +1,7 @@
+import matplotlib
 import numpy as np
+import pytest
+from matplotlib.text import Text
 
 from ddm_embed import drawing
 from ddm_embed.drawing import LINE_COLOURS, TRACE, image_grid
@@ -47,3 +50,12 @@ def test_a_grid_of_sequences_is_a_figure_of_lines():
     figure = image_grid(grid, ["a", "b", "c"], None, "title")
     canvas = figure.axes[0].images[0].get_array()
     assert canvas.shape[-1] == 3 and canvas.shape[0] > 2 * TRACE[0] and np.all(canvas[: TRACE[0], : TRACE[1]] == 1)
+
+
+@pytest.mark.parametrize("name", ["$x^{$", "$\\frac$ b$", "a$b_$", "$x$", "50 % \\alpha_{"])
+def test_a_name_is_never_mathematics(name):
+    with matplotlib.rc_context({"text.usetex": name == "$x$"}):  # as a user's own settings may have it
+        figure = image_grid(np.zeros((1, 2, 4, 4, 1)), [name, "b"], [name], name)
+        assert drawing.png(figure).startswith(b"\x89PNG")
+    drawn = [text for text in figure.findobj(Text) if name in text.get_text()]
+    assert len(drawn) >= 3 and not any(text.get_parse_math() or text.get_usetex() for text in drawn)

@@ -109,7 +109,8 @@ def _draw_profiles(axes: "Axes", table: Table, styles: dict[str, dict[str, str]]
             continue
         curve, features = _profile(row, main.name, main.protocol)
         if curve:
-            label = f"{row.name} ({', '.join(features)})"
+            # Matplotlib leaves a label that begins with "_" out of the legend.
+            label = f"{' ' * row.name.startswith('_')}{row.name} ({', '.join(features)})"
             axes.plot(curve.keys(), curve.values(), label=label, markersize=5, linewidth=1.6, **styles[row.name])
             drawn = True
     axes.set_title(

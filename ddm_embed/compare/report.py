@@ -13,6 +13,7 @@ from ddm_embed.compare.chart import draw
 from ddm_embed.compare.runs import Measure
 from ddm_embed.compare.significance import LEVEL, Pair, Row, summary
 from ddm_embed.compare.table import Table
+from ddm_embed.drawing import png
 from ddm_embed.report import document
 from ddm_embed.runs.files import write_whole
 
@@ -45,13 +46,12 @@ CELL = ("dataset", "row", "protocol", "mean", "standard_error", "n", "best", *NU
 
 def write(tables: list[Table], left_out: list[str], folder: Path) -> list[Path]:
     """Writes compare.md, .csv, .png and .html into the folder; their paths."""
-    content = io.BytesIO()
-    draw(tables).savefig(content, format="png", dpi=110)
+    figure = png(draw(tables))
     files = {
         "compare.md": markdown(tables, left_out),
         "compare.csv": to_csv(tables),
-        "compare.png": content.getvalue(),
-        "compare.html": html(tables, left_out, content.getvalue()),
+        "compare.png": figure,
+        "compare.html": html(tables, left_out, figure),
     }
     for name, data in files.items():
         write_whole(folder / name, data)

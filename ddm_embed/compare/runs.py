@@ -89,7 +89,7 @@ def _read_probe(run: Path, folder: ProbeFolder, again: str) -> Result:
         results = folder.read_results(mend, FIELDS + MANIFEST)
     except FileNotFoundError as error:
         raise UserError(f"{error.filename}: missing; the probe has not finished: {again}") from error
-    return Result(run, folder.name, results, folder.read_predictions(mend))
+    return Result(run, folder.name, results, folder.read_predictions(results, mend))
 
 
 def measures(result: Result) -> list[Measure]:

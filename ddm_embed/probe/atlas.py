@@ -1,6 +1,6 @@
 """What embeddings look like: a map of images in two dimensions, and each image's nearest neighbours over noise level.
 
-An atlas is a dictionary of arrays, kept as atlas.npz. Either part may be missing.
+An atlas is a dictionary of arrays, kept as atlas.npz. Any part may be missing.
 
     map/pca           float32 [point, 2]  first two principal components of the standardised features
     map/tsne          float32 [point, 2]  t-SNE of the same; absent where there are too few images for it
@@ -21,6 +21,9 @@ An atlas is a dictionary of arrays, kept as atlas.npz. Either part may be missin
     strips/images     uint8 [time, query, neighbour, height, width, channel]  the neighbours, nearest first
     strips/query_labels     int32 [query]  absent without labels
     strips/labels     int32 [time, query, neighbour]  absent without labels
+
+    confusion         int64 [pair, 3]  of more classes than results.json takes: a class, what its images were taken for,
+                                       how many; pairs without any are left out
 """
 
 import logging

@@ -26,7 +26,7 @@ from ddm_embed.probe.measures import measure, memorisation
 from ddm_embed.probe.pixels import pixel_features
 from ddm_embed.probe.protocols import HEADS, PROTOCOLS, check
 from ddm_embed.reproducible import reproducible
-from ddm_embed.results import BASELINE_HEADS, Results, baseline_key, figures, labelled, main_protocol
+from ddm_embed.results import BASELINE_HEADS, LARGEST_CONFUSION, Results, baseline_key, figures, labelled, main_protocol
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.runs.provenance import manifest
 from ddm_embed.validate import validate
@@ -38,18 +38,19 @@ class Scores(NamedTuple):
     """Of finished predictions on the test set.
 
     accuracy: of every draw, by name. right: which images, [draw, test]. confusion: of the first name's first draw, how
-    many images of each class (rows) were given to each. unseen: test images of classes without training images.
+    many images of a class were given to which: (class, given, images) of each pair with any. unseen: test images of
+    classes without training images.
     """
 
     accuracy: dict[str, list[float]]
     right: dict[str, np.ndarray]
-    confusion: list[list[int]]
+    confusion: Int[np.ndarray, "pair 3"]
     unseen: int
 
 
 class Evaluation(NamedTuple):
     """results: what `results.json` holds. predictions: classes of the test images by protocol, [draw, test], and under
-    `NAME/right` which of them are right. atlas: what `evaluate.atlas` describes; empty if not asked for."""
+    `NAME/right` which of them are right. atlas: what `probe.atlas` describes; empty if not asked for."""
 
     results: Results
     predictions: dict[str, np.ndarray]
@@ -115,6 +116,8 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
         scores = score_on_test(source.test, class_ids, every)
         results |= summary(bench, judged, baselines, scores, "training" if validation is None else "validation")
         results["warnings"] += warnings(fold, scores)
+        if results["confusion"] is None:
+            atlas = {"confusion": scores.confusion}
         for name, draws in every.items():
             predictions |= {name: np.stack(draws), f"{name}/right": scores.right[name]}
     if config.measures:
@@ -127,7 +130,9 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
             results["measures"]["memorisation"] = memorised(results)
         chosen = results.get("selected")
         key = Key(chosen["feature"], chosen["t"]) if chosen and chosen["t"] in bank.times else bank.keys[0]
-        atlas = make_atlas(bank, images[choosing], None if labels is None else labels[choosing], key, rows, config.seed)
+        atlas |= make_atlas(
+            bank, images[choosing], None if labels is None else labels[choosing], key, rows, config.seed
+        )
     results |= {"timing": timing, "manifest": manifest(run, config, source.name)}
     return Evaluation(results, predictions, atlas)
 
@@ -170,10 +175,10 @@ def score_on_test(test: Split, class_ids: Int[np.ndarray, " class"], predictions
     right = {name: np.stack([class_ids[p] == labels for p in draws]) for name, draws in predictions.items()}
     known = np.isin(labels, class_ids)
     first = next(iter(predictions.values()))[0]
-    confusion = np.zeros((len(class_ids), len(class_ids)), np.int64)
-    np.add.at(confusion, (np.searchsorted(class_ids, labels[known]), first[known]), 1)
+    pairs = np.stack([np.searchsorted(class_ids, labels[known]), first[known]], axis=1)
+    pairs, images = np.unique(pairs.astype(np.int64), axis=0, return_counts=True)
     accuracy = {name: [float(np.mean(draw)) for draw in draws] for name, draws in right.items()}
-    return Scores(accuracy, right, confusion.tolist(), int(np.sum(~known)))
+    return Scores(accuracy, right, np.column_stack([pairs, images]), int(np.sum(~known)))
 
 
 def summary(
@@ -205,7 +210,12 @@ def summary(
     }
     profile = [entry._asdict() for j in judged.values() for entry in j.profile]
     compared = {name: (scores.accuracy[name][0], point(j.selected)) for name, j in baselines.items()}
-    return labelled(definition, protocols, profile, compared, scores.confusion)
+    confusion = None
+    if bench.classes <= LARGEST_CONFUSION:
+        counts = np.zeros((bench.classes, bench.classes), int)
+        counts[tuple(scores.confusion[:, :2].T)] = scores.confusion[:, 2]
+        confusion = counts.tolist()
+    return labelled(definition, protocols, profile, compared, confusion)
 
 
 def memorised(results: Results) -> dict[str, Any]:
@@ -251,7 +261,7 @@ def warnings(fold, scores: Scores) -> list[str]:
         said.append(f"{fold.classes - len(held)} of {fold.classes} classes have no image among those that judge it")
     if scores.unseen:
         said.append(f"{scores.unseen} test images are of classes without training images, and count as wrong")
-    absent = sum(sum(row) == 0 for row in scores.confusion)
+    absent = fold.classes - len(np.unique(scores.confusion[:, 0]))
     if absent:
         said.append(f"{absent} of {fold.classes} classes have no test image")
     return said

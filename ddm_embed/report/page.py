@@ -32,14 +32,11 @@ def publish(evaluation: Evaluation, folder: Path) -> None:
 
 def write(evaluation: Evaluation, folder: Path) -> None:
     """Writes results.json, predictions.npz, atlas.npz, profile.png and report.html into the folder, W/probe/NAME."""
-    probe = ProbeFolder(folder)
-    if "protocols" in evaluation.results:
-        draw_profile(evaluation.results, probe.profile)
-        probe.write_predictions(evaluation.predictions)
-    if evaluation.atlas:
-        probe.write_atlas(evaluation.atlas)
-    write_page(evaluation.results, evaluation.atlas, probe.pictures(), folder)
-    probe.write_results(evaluation.results)
+    probe, results = ProbeFolder(folder), evaluation.results
+    probe.write(results, evaluation.predictions, evaluation.atlas)
+    if "protocols" in results:
+        draw_profile(results, probe.profile)
+    write_page(results, evaluation.atlas, probe.pictures(), folder)
 
 
 def table(results: Results) -> str:

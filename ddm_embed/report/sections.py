@@ -165,6 +165,11 @@ def similarity(given: Given) -> str:
     )
 
 
+def confusion(given: Given) -> str:
+    """The matrix of classes, or of many the pairs most often confused."""
+    return tables.confusion(given.results, given.atlas.get("confusion"))
+
+
 def neighbours(given: Given) -> str:
     """A card a query: the image, and a row a noise level of its neighbours; other classes than its own are marked."""
     atlas, classes = given.atlas, given.classes
@@ -286,7 +291,12 @@ DEPENDS = "What the numbers depend on, and the command that gives them again."
 register("profile", "Accuracy over noise level", profile, HELD_OUT)
 register("protocols", "Protocols", lambda given: tables.protocols(given.results), FITTED)
 register("readers", "Readers of the trajectory", lambda given: tables.readers(given.results), SEVERAL, "protocols")
-register("confusion", "Confusion of classes", lambda given: tables.confusion(given.results), SHARES)
+register(
+    "confusion",
+    "Confusion of classes",
+    lambda given: tables.confusion(given.results, given.atlas.get("confusion")),
+    SHARES,
+)
 register("neighbours", "Nearest neighbours", neighbours, of_neighbours)
 register("map", "Map of the images", map_of, of_map)
 register("cka", "Similarity of features", similarity, ALIKE, "map")

@@ -63,24 +63,30 @@ def protocols(results: Results) -> str:
     return document.table(head, rows, "Test accuracy of each protocol's choice") + settings
 
 
-def confusion(results: Results) -> str:
-    """The matrix where it is small enough to read, and the pairs that are most often confused."""
+def confusion(results: Results, sparse: Int[np.ndarray, "pair 3"] | None = None) -> str:
+    """The matrix where it is small enough to read, and the pairs that are most often confused.
+
+    Args:
+      sparse: the atlas's, of more classes than the results hold.
+    """
     counts = results.get("confusion")
-    if not counts:
+    if counts:
+        counts = np.asarray(counts)
+        sparse = np.column_stack([*np.nonzero(counts), counts[np.nonzero(counts)]])
+    if sparse is None or not len(sparse):
         return ""
-    counts = np.asarray(counts)
-    names = [str(name) for name in results.get("classes") or range(len(counts))]
-    totals = counts.sum(axis=1)
-    wrong = counts - np.diag(np.diag(counts))
-    order = np.argsort(-wrong, axis=None, kind="stable")[: PAIRS if len(counts) <= LARGEST_TABLE else 3 * PAIRS]
-    listed = [(i, j) for i, j in (divmod(int(place), len(counts)) for place in order) if wrong[i, j]]
-    rows = [
-        [escape(names[i]), escape(names[j]), str(counts[i, j]), percent(counts[i, j] / totals[i], 1)] for i, j in listed
-    ]
+    number = len(results["classes"] if counts is None else counts)
+    names = [str(name) for name in results.get("classes") or range(number)]
+    totals = np.bincount(sparse[:, 0], sparse[:, 2], number).astype(int)
+    wrong, large = sparse[sparse[:, 0] != sparse[:, 1]], number > LARGEST_TABLE
+    most = wrong[np.argsort(-wrong[:, 2], kind="stable")][: 3 * PAIRS if large else PAIRS]
+    rows = [[escape(names[i]), escape(names[j]), str(n), percent(n / totals[i], 1)] for i, j, n in most]
     pairs = document.table(("true class", "taken for", "images", "of the class"), rows, "Most confused pairs", 2)
-    if len(counts) > LARGEST_TABLE:
-        right = [(counts[i, i] / totals[i], i) for i in range(len(counts)) if totals[i]]
-        worst = [[escape(names[i]), percent(share, 1), str(totals[i])] for share, i in sorted(right)[: 3 * PAIRS]]
+    if large:
+        own = sparse[sparse[:, 0] == sparse[:, 1]]
+        right = np.bincount(own[:, 0], own[:, 2], number)
+        share = [(right[i] / totals[i], i) for i in np.flatnonzero(totals)]
+        worst = [[escape(names[i]), percent(found, 1), str(totals[i])] for found, i in sorted(share)[: 3 * PAIRS]]
         return (
             f'<div class="pair">{pairs}{document.table(("class", "right", "images"), worst, "Hardest classes")}</div>'
         )

@@ -157,13 +157,13 @@ def read_arrays(path: Path, mend: str, names: tuple[str, ...] | None = None) -> 
         raise UserError(f"{path}: not readable ({error}); {mend}") from error
 
 
-def write_arrays(path: Path, arrays: "dict[str, np.ndarray]") -> None:
-    """Writes arrays as one compressed .npz; raises as `write_whole`."""
+def pack(arrays: "dict[str, np.ndarray]") -> bytes:
+    """Arrays as one compressed .npz."""
     import numpy as np
 
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    write_whole(path, content.getvalue())
+    return content.getvalue()
 
 
 def stamps(paths: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:

@@ -1,16 +1,19 @@
 """What is measured and drawn of a run: W/probe/NAME and W/samples. Imports no JAX: a comparison reads these alone."""
 
 import dataclasses
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from ddm_embed import results as results_lib
+from ddm_embed.errors import UserError
 from ddm_embed.results import Results
-from ddm_embed.runs.files import read_arrays, read_bytes, write_arrays, write_whole
+from ddm_embed.runs.files import pack, read_arrays, read_bytes, write_whole
 
 PROBES, PICTURES = "probe", "samples"  # in a run directory
 RESULTS, PREDICTIONS, ATLAS = "results.json", "predictions.npz", "atlas.npz"  # in a probe's folder
+PAGE = "report.html"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +36,8 @@ class ProbeFolder:
         self.path.mkdir(parents=True, exist_ok=True)
 
     def is_done(self) -> bool:
-        """Whether the probe has finished: its results are written last."""
-        return (self.path / RESULTS).exists()
+        """Whether the probe has finished: its page is written last."""
+        return (self.path / RESULTS).exists() and (self.path / PAGE).exists()
 
     def read_results(self, mend: str, required: tuple[str, ...] = ()) -> Results:
         """The results, of the form that `results` describes.
@@ -48,27 +51,38 @@ class ProbeFolder:
         file = self.path / RESULTS
         return results_lib.read(read_bytes(file, mend), file, mend, required)
 
-    def write_results(self, results: Results) -> None:
-        write_whole(self.path / RESULTS, results_lib.write(results))
+    def write(self, results: Results, predictions: dict[str, np.ndarray], atlas: dict[str, np.ndarray]) -> None:
+        """Writes what was found in place of what an earlier probe left, before anything is drawn of it.
 
-    def read_predictions(self, mend: str) -> dict[str, np.ndarray]:
+        A probe that is killed in between leaves predictions that are not of its results, which readers refuse.
+        """
+        for name in (PAGE, self.profile.name, *([] if predictions else [PREDICTIONS]), *([] if atlas else [ATLAS])):
+            (self.path / name).unlink(missing_ok=True)
+        digest = None
+        if predictions:
+            content = pack(predictions)
+            digest = sha256(content).hexdigest()
+            write_whole(self.path / PREDICTIONS, content)
+        if atlas:
+            write_whole(self.path / ATLAS, pack(atlas))
+        write_whole(self.path / RESULTS, results_lib.write(results | {"predictions": digest}))
+
+    def read_predictions(self, results: Results, mend: str) -> dict[str, np.ndarray]:
         """Classes given to the test images, by protocol; empty where none were kept.
 
         Raises:
-          UserError: the file is not readable.
+          UserError: the file is not readable, or not of these results.
         """
         file = self.path / PREDICTIONS
-        return read_arrays(file, mend) if file.is_file() else {}
-
-    def write_predictions(self, arrays: dict[str, np.ndarray]) -> None:
-        write_arrays(self.path / PREDICTIONS, arrays)
-
-    def write_atlas(self, arrays: dict[str, np.ndarray]) -> None:
-        write_arrays(self.path / ATLAS, arrays)
+        if not file.is_file():
+            return {}
+        if "predictions" in results and sha256(read_bytes(file, mend)).hexdigest() != results["predictions"]:
+            raise UserError(f"{file}: not of the results beside it; a probe was stopped between the two; {mend}")
+        return read_arrays(file, mend)
 
     def write_report(self, html: str) -> Path:
         """Writes report.html; its path."""
-        path = self.path / "report.html"
+        path = self.path / PAGE
         write_whole(path, html)
         return path
 

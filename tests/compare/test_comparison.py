@@ -10,11 +10,14 @@ import re
 import numpy as np
 import pytest
 from conftest import refused, run_program
+from matplotlib.axes import Axes
 from probed import make_results, write_run
 
 from ddm_embed.compare import report, significance
+from ddm_embed.compare.chart import draw
 from ddm_embed.compare.runs import read_runs
 from ddm_embed.compare.table import compare
+from ddm_embed.drawing import png
 from ddm_embed.errors import UserError
 
 
@@ -296,3 +299,11 @@ def test_the_program_prints_the_table_and_writes_the_files(tmp_path):
 def test_the_program_fails_with_one_line(tmp_path, arguments, said):
     process = run_program("ddm_embed.compare", *arguments, "--out", tmp_path / "out")
     assert said in refused(process)
+
+
+def test_a_run_whose_name_begins_with_an_underscore_or_holds_dollars_is_in_the_picture(tmp_path):
+    figure = draw(tables(runs(tmp_path, make_results("_hidden"), make_results("$x^{$"))))
+    assert png(figure).startswith(b"\x89PNG")
+    legends = [axes.get_legend() for axes in figure.findobj(Axes) if axes.get_legend()]
+    shown = [text.get_text().strip() for legend in legends for text in legend.texts]
+    assert [name.partition(" (")[0] for name in shown] == ["_hidden", "$x^{$"]

@@ -106,7 +106,7 @@ def test_an_atlas_comes_back_from_its_file(tmp_path, shape):
         "z",
         5,
     )
-    ProbeFolder(tmp_path).write_atlas(whole)
+    ProbeFolder(tmp_path).write({}, {}, whole)
     found = read_arrays(tmp_path / "atlas.npz", "")
     assert found.keys() == whole.keys()
     for name, array in whole.items():

@@ -104,8 +104,13 @@ def test_what_is_chosen_is_the_best_on_held_out_images(results):
 def test_test_labels_are_read_once_and_choose_nothing(tiny_run, probe, results, monkeypatch):
     rng = np.random.default_rng(0)
     reads = with_test_labels(monkeypatch, lambda labels: rng.integers(0, 10, len(labels)))
-    noise = protocol.evaluate(tiny_run[0], probe, tiny_run[1]).results
+    monkeypatch.setattr(protocol, "LARGEST_CONFUSION", 9)
+    found = protocol.evaluate(tiny_run[0], probe, tiny_run[1])
+    noise, sparse = found.results, found.atlas["confusion"]
     assert len(reads) == 1
+    assert noise["confusion"] is None and sparse[:, 2].sum() == 500 and sparse[:, 2].min() > 0
+    right = sparse[sparse[:, 0] == sparse[:, 1], 2].sum() / 500
+    assert right == noise["test_accuracy_draws"][0]
     for name in ("profile", "selected", "baseline_choices"):
         assert noise[name] == results[name]
     assert abs(noise["test_accuracy"] - 0.1) < 0.05 < results["test_accuracy"] - noise["test_accuracy"]
@@ -160,7 +165,8 @@ def test_features_averaged_over_draws_vary_less_from_draw_to_draw(tiny_run):
 
 def test_results_are_written_printed_and_drawn(evaluation, results, tmp_path, capsys):
     publish(evaluation, tmp_path)
-    assert read((tmp_path / "results.json").read_text(), tmp_path, "") == json.loads(json.dumps(results))
+    written = read((tmp_path / "results.json").read_text(), tmp_path, "")
+    assert written.pop("predictions") and written == json.loads(json.dumps(results))
     assert (tmp_path / "profile.png").read_bytes()[:4] == b"\x89PNG"
     lines = capsys.readouterr().out.splitlines()
     pattern = r"test accuracy 0\.\d{4} \+- 0\.\d{4} \(feature=\w+, t=[\d.]+; pixels 0\.\d{4}\)"

@@ -169,6 +169,15 @@ def test_confusion_is_a_matrix_of_up_to_40_classes_and_pairs_beyond(tmp_path, nu
     assert f'<th scope="row">class_{i}</th><td>class_{j}</td><td class="number">{wrong[i, j]}</td>' in text
 
 
+def test_the_confusion_of_many_classes_is_read_from_the_atlas_to_the_same_page(tmp_path):
+    results = make_results(classes=[f"class_{i}" for i in range(150)])
+    counts = np.asarray(results["confusion"])
+    sparse = np.column_stack([*np.nonzero(counts), counts[np.nonzero(counts)]])
+    without = results | {"confusion": None}
+    assert page(without, {"confusion": sparse}, {}, tmp_path) == page(results, {}, {}, tmp_path)
+    assert 'id="confusion"' not in page(without, {}, {}, tmp_path)
+
+
 def test_a_deep_network_under_many_protocols_still_makes_a_small_page(tmp_path):
     results = make_results()
     features = ["z", *(f"encoder_{i}" for i in range(1, 13)), *(f"denoiser_{i}" for i in range(1, 29))]

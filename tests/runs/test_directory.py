@@ -138,5 +138,5 @@ def test_stamps_change_with_what_readers_depend_on_and_with_nothing_else(run):
     assert run.stamps() == before
     os.utime(run.path / "config.json", ns=(1, 1))
     changed = run.stamps()
-    run.probe("linear").write_results({})
+    run.probe("linear").write({}, {}, {})
     assert len({before, changed, run.stamps()}) == 3

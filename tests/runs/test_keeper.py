@@ -18,7 +18,7 @@ MAY_NAME = {  # files of other places that have these names
 }
 
 OPENS = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "unlink", "touch", "rmtree", "rename"}
-OPENS |= {"write_whole", "write_json", "write_arrays", "read_json", "read_arrays"}
+OPENS |= {"write_whole", "write_json", "read_bytes", "read_json", "read_arrays"}
 NUMPY_OPENS = {"load", "loadtxt", "save", "savez", "savez_compressed"}
 MAY_OPEN = {
     "compare/__main__.py": "a comparison, where the user wants it",
