@@ -27,6 +27,7 @@ MAY_OPEN = {
     "data/digits.py": "scikit-learn's digits",
     "data/image_file.py": "the user's images",
     "data/sources.py": "a dataset, by its source's `open`",
+    "data/tfds.py": "a prepared dataset's description",
     "drawing.py": "a picture, where its caller says: the keeper's path, or the user's",
     "embed/layout.py": "a file of embeddings",
     "embed/making.py": "a file of embeddings and its parts",
@@ -36,7 +37,6 @@ MAY_OPEN = {
     "preflight/__main__.py": "the file that --json names",
     "reference.py": "the package's list of fields",
     "report/document.py": "the package's style sheet and script",
-    "search/neighbours.py": "the user's image",
 }
 
 
