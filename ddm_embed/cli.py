@@ -72,9 +72,10 @@ def run(
       default: makes the config that files start from; a `--config.FIELD` that it lacks is refused.
       config_required: whether the program needs `--config`, or goes by the default without it.
     """
-    given = copy.deepcopy(known)
-    if argv is None:
+    given, own_process = copy.deepcopy(known), argv is None
+    if own_process:
         argv = sys.argv[1:]
+        _open_closed_streams()
         faulthandler.enable()  # JAX aborts a process that has lost the others: say where it was
         _quieten()  # to its end: threads of a save that failed speak up after the program
         _quieten_failed_saves()
@@ -96,6 +97,18 @@ def run(
                 _join_processes(given, handler)
             with in_one_arithmetic, contextlib.redirect_stdout(PlainStream(sys.stdout)):
                 code = body(given, what)
+        except KeyboardInterrupt:
+            print("stopped; run the same command again to go on", file=sys.stderr)
+            code = STOPPED
+            if own_process:  # at its exit Python would take down what XLA's threads still compile with
+                _end(code)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed at the exit
+            print(
+                "error: whoever read the output has ended (broken pipe); what was written to files is whole",
+                file=sys.stderr,
+            )
+            code = 1
         except Exception as error:
             code = _code_of(error)
         if _is_joined() and code not in (0, STOPPED):
@@ -132,6 +145,18 @@ def check_flags(given: flags.FlagValues, arguments: list[str], needed: tuple[str
     for name in needed:
         if not given[name].value:
             raise UserError(f"--{name} is missing; as in {example}")
+
+
+def _open_closed_streams() -> None:
+    """Where the process was started with a closed stdout or stderr, what is written there goes nowhere: not into the
+    next file that is opened, which would get the number."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
 
 
 def _code_of(error: Exception) -> int:

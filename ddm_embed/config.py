@@ -40,7 +40,7 @@ RUN = {
     "data.resident_gib": Field(
         2.0, "a training set up to this many GiB is kept on the devices, a larger one is streamed", least=0.0, free=True
     ),
-    "data.threads": Field(4, "threads that read and decode images", least=1, free=True),
+    "data.threads": Field(4, "threads that read and decode images", least=1, most=1024, free=True),
     "model.variant": Field("S/4", "Ti, S, B, L or XL, and the side of a patch in pixels, of sequences in samples"),
     "model.width": Field(int, "in place of the variant's width", least=4),
     "model.depth": Field(int, "in place of the variant's number of denoiser blocks", least=1),
@@ -51,7 +51,7 @@ RUN = {
     ),
     "model.encoder_depth": Field(int, "blocks of a transformer encoder; as many as the denoiser's", least=1),
     "model.heads": Field(int, "in place of the variant's attention heads", least=1),
-    "model.mlp_ratio": Field(4.0, "hidden width of a block's MLP over its width", least=0.1),
+    "model.mlp_ratio": Field(4.0, "hidden width of a block's MLP over its width", least=0.1, most=64.0),
     "model.qk_norm": Field(False, "RMS-normalise queries and keys"),
     "model.attention": Field(
         "auto", "auto, xla or cudnn; auto is cudnn where a GPU computes in bfloat16", choices=("auto", "xla", "cudnn")

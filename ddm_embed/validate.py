@@ -14,6 +14,8 @@ from ddm_embed.methods.method import BY_ARM, check_sphere
 from ddm_embed.models import patches
 from ddm_embed.models.build import find_encoder, parse_variant, resolve
 
+LARGEST = 2**31  # what no number of a config reaches
+
 
 def validate(config: ConfigDict) -> None:
     """Checks all that can be known from the config alone.
@@ -53,10 +55,12 @@ def _check_fields(config: ConfigDict, fields: Mapping[str, Field]) -> None:
             raise UserError(f"config.{name}={values[name]!r}; use one of {', '.join(map(str, field.choices))}")
     for name, field in fields.items():
         value = values[name]
+        if isinstance(value, (int, float)) and not abs(value) < LARGEST:  # also where it is NaN
+            raise UserError(f"config.{name}={value}; expected a number of less than {LARGEST}")
         if value is None or (field.least is None and field.most is None):
             continue
         low, high = field.least is not None and value < field.least, field.most is not None and value > field.most
-        if low or high or value != value:
+        if low or high:
             bound = f"at least {field.least}" if field.most is None else f"between {field.least} and {field.most}"
             raise UserError(f"config.{name}={value}; expected {bound}")
 
@@ -129,6 +133,46 @@ def validate_against(config: ConfigDict, image_shape: tuple[int, int, int], devi
         raise UserError(
             f"config.mesh.fsdp={fsdp} does not divide the {channels} channels that {model.encoder} begins with"
         )
+
+
+def check_memory(
+    config: ConfigDict, image_shape: tuple[int, int, int], devices: int, platform: str, memory: float
+) -> None:
+    """Refuses, before anything is compiled, a config whose step cannot fit: by the least that it takes of a device.
+
+    That is a block's parameters with their average and AdamW's two moments, in float32, for every block; and for one
+    block the tokens of a part of the batch, and their attention where it is kept whole.
+
+    Args:
+      memory: bytes of a device.
+
+    Raises:
+      UserError: it takes more; names what takes most, and the mend.
+    """
+    model = config.model
+    width, depth, heads, patch = resolve(model.variant, model.width, model.depth, model.heads)
+    data, fsdp, tensor = mesh_shape(config, devices)
+    tokens = patches.tokens(image_shape, patch)
+    attention_is_kept = platform != "gpu" or model.attention == "xla"  # a GPU's fused attention keeps none
+    number = config.train.batch_size / (data * fsdp * config.train.accumulate)
+    takes = {
+        "attention": 2 * number * heads / tensor * tokens**2 if attention_is_kept else 0,
+        "tokens": 2 * number * tokens * width,
+        "parameters": 16 * depth * width**2 * (4 + 2 * model.mlp_ratio) / (fsdp * tensor),
+    }
+    if sum(takes.values()) <= memory:
+        return
+    most = max(takes, key=takes.get)
+    what = f"{most} of {takes[most] / 1e9:,.0f} GB on a device with {memory / 1e9:,.0f} GB"
+    if most == "parameters":
+        raise UserError(
+            f"config.model.variant={model.variant!r}: {depth} blocks of width {width} have {what}; use a smaller "
+            "variant, or more devices with config.mesh.fsdp"
+        )
+    raise UserError(
+        f"config.model.variant={model.variant!r}: patch {patch} cuts {patches.describe(image_shape)} into {tokens} "
+        f"tokens, with {what}; use a larger patch, smaller images or a smaller config.train.batch_size"
+    )
 
 
 def mesh_shape(config: ConfigDict, devices: int) -> tuple[int, int, int]:

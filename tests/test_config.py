@@ -7,7 +7,7 @@ from ddm_embed import arms, methods
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
 from ddm_embed.methods.diffusion import make_weight
-from ddm_embed.validate import mesh_shape, validate, validate_against, validate_probe
+from ddm_embed.validate import check_memory, mesh_shape, validate, validate_against, validate_probe
 
 
 def test_json_round_trip_keeps_every_field_and_type():
@@ -225,6 +225,53 @@ def test_every_arm_keeps_the_budget_and_is_valid(arm):
 def test_a_config_that_does_not_fit_images_or_devices_is_refused(changes, shape, devices, message):
     with pytest.raises(UserError, match=message):
         validate_against(tiny_config(**changes), shape, devices, "cpu")
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("model.mlp_ratio", float("inf")),
+        ("optimizer.learning_rate", float("inf")),
+        ("optimizer.learning_rate", float("nan")),
+        ("diffusion.steps", 2**40),
+        ("data.threads", 10**6),
+        ("model.width", 2**40),
+        ("train.batch_size", 2**31),
+    ],
+)
+def test_numbers_without_bound_are_refused(field, value):
+    with pytest.raises(UserError, match=rf"config\.{field}={value}; expected"):
+        validate(tiny_config(**{field: value}))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"model.variant": "S/1"},
+            "patch 1 cuts images of 4096x4096 into 16777216 tokens, with attention of 54,043,196 GB",
+        ),
+        (
+            {"model.variant": "S/4"},
+            r"patch 4 cuts images of 4096x4096 into 1048576 tokens, with attention of .* larger patch",
+        ),
+        (
+            {"model.variant": "S/64", "model.width": 2**20},
+            r"blocks of width 1048576 have parameters of .* smaller variant",
+        ),
+    ],
+)
+def test_what_cannot_fit_into_memory_is_refused_before_it_compiles(changes, message):
+    config = tiny_config(**{"model.width": None, "model.heads": None, "train.batch_size": 16} | changes)
+    with pytest.raises(UserError, match=message):
+        check_memory(config, (4096, 4096, 3), 1, "cpu", 24e9)
+
+
+def test_what_may_fit_is_not_refused():
+    for config, shape in ((tiny_config(), (8, 8, 1)), (config_lib.default(), (64, 64, 3))):
+        check_memory(config, shape, 1, "cpu", 4e9)
+    config = tiny_config(**{"model.variant": "XL/2", "model.width": None, "model.heads": None, "model.depth": None})
+    check_memory(config, (32, 32, 4), 1, "gpu", 80e9)
 
 
 def test_mesh_fills_what_is_left():

@@ -94,18 +94,68 @@ def test_train_probe_resume_and_finish(tmp_path):
     assert again.returncode == 0 and "is finished: step 20 of 20" in again.stderr and "loss" not in again.stderr
 
 
-def test_sigterm_saves_and_exits_with_its_own_code(tmp_path):
-    config = tiny_config(**{"train.steps": 10**6, "train.checkpoint_every": 10**6, "train.log_every": 20})
-    command = [sys.executable, "-m", "ddm_embed.main", *flags_of(config), "--workdir", str(tmp_path / "run")]
+def start_main(config, workdir):
+    """A training process, and a function that gives what it has said on stderr up to words, or all."""
+    command = [sys.executable, "-m", "ddm_embed.main", *flags_of(config), "--workdir", str(workdir)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 75, errors
+
+    def read_until(words):
+        said = ""
+        while words not in said and (line := process.stderr.readline()):
+            said += line
+        return said
+
+    return process, read_until
+
+
+ENDLESS = {"train.steps": 10**6, "train.checkpoint_every": 10**6, "train.log_every": 20}
+
+
+@pytest.mark.parametrize(
+    "number, words",
+    [
+        (signal.SIGTERM, "step 20/"),
+        pytest.param(signal.SIGHUP, "step 20/", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "parameters, listed in", marks=pytest.mark.slow),  # XLA is about to compile
+    ],
+)
+def test_a_signal_saves_and_exits_with_its_own_code(number, words, tmp_path):
+    process, read_until = start_main(tiny_config(**ENDLESS), tmp_path / "run")
+    read_until(words)
+    process.send_signal(number)
+    errors = read_until("no such words")
+    assert process.wait(timeout=60) == 75, errors
     step = int(re.search(r"saved at step (\d+) of 1000000; run the same command again", errors).group(1))
     assert (tmp_path / "run" / "checkpoints" / str(step) / "digest.json").exists()
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wait", [3.0, 5.0])
+def test_ctrl_c_ends_the_probe_in_one_line(wait, tiny_run, tmp_path):
+    command = [sys.executable, "-m", "ddm_embed.probe", f"--workdir={shutil.copytree(tiny_run[1], tmp_path / 'run')}"]
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
+    time.sleep(wait)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75 and errors.splitlines()[-1].startswith("stopped; run the same command"), errors
+    assert "Traceback" not in errors
+
+
+def test_closed_and_broken_streams_end_nothing_without_a_word(tiny_run, tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((3, 8, 8, 1), np.uint8))
+    embed = (
+        f"{sys.executable} -m ddm_embed.embed --workdir={tiny_run[1]} --images={tmp_path}/images.npy --out={tmp_path}"
+    )
+    script = f"{embed}/closed.npz 2>&- >&-; echo $?; ({embed}/broken.npz; echo $? >{tmp_path}/code) | true"
+    told = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert told.stdout == "0\n"
+    closed, broken = (np.load(tmp_path / f"{name}.npz")["embedding"] for name in ("closed", "broken"))
+    np.testing.assert_array_equal(closed, broken)
+    if (tmp_path / "code").read_text() != "0\n":  # it was read for long enough
+        assert told.stderr.splitlines()[-1].startswith("error: whoever read the output has ended (broken pipe)")
+    assert "Traceback" not in told.stderr and "Exception ignored" not in told.stderr
 
 
 @pytest.mark.parametrize(

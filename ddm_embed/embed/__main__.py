@@ -45,14 +45,13 @@ logger = logging.getLogger("ddm_embed")
 
 def body(given: flags.FlagValues, arguments: list[str]) -> int:
     # As Ctrl-C does: chunks are written whole or not at all, so any moment is a good one to stop.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         return embed(given, arguments)
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        return cli.STOPPED
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def embed(given: flags.FlagValues, arguments: list[str]) -> int:

@@ -1,7 +1,6 @@
 """Run features of a set of images at every (name, t), kept on the devices where they fit and on disk where not."""
 
 import dataclasses
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from ddm_embed.errors import UserError
-from ddm_embed.parallel.mesh import BATCH_AXES
+from ddm_embed.parallel.mesh import BATCH_AXES, device_memory
 
 GIB = 2**30
 SHARE = 4  # of a device's memory, or of a CPU's, the most that features may take
@@ -100,7 +99,7 @@ class Filling:
         self.times, self.number, self.filled = times, number, 0
         self.folder = None
         size = 4 * number * len(times) * sum(dims.values())
-        if size <= (memory(mesh) / SHARE if gib is None else gib * GIB):
+        if size <= (device_memory(mesh.devices.flat[0]) * mesh.size / SHARE if gib is None else gib * GIB):
             self.parts = {name: [] for name in dims}
             return
         self.folder = tempfile.TemporaryDirectory(prefix="ddm_embed_features_")
@@ -137,9 +136,3 @@ class Filling:
             columns[name] = jnp.concatenate(self.parts.pop(name), axis=1)
         jax.block_until_ready(columns)  # so that what is timed next is not this
         return Bank(columns, self.times, self.number)
-
-
-def memory(mesh: Mesh) -> float:
-    """Bytes of the mesh's devices together; CPU devices share the machine's."""
-    of_one = (mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
-    return of_one * mesh.size if of_one else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -6,6 +6,7 @@ by columns, the second by rows, so that a block adds up twice and gathers nothin
 small and lie whole on every device.
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -35,6 +36,12 @@ RULES = (
     (r"kernel$", P("fsdp", None)),  # [width, any]
 )
 STACKED = "/blocks/"  # blocks that are one scan: their parameters have the layer as their first axis
+
+
+def device_memory(device: jax.Device) -> float:
+    """Bytes of a device; CPU devices share the machine's."""
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    return limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / len(jax.local_devices())
 
 
 def make_mesh(data: int, fsdp: int, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -20,11 +20,11 @@ from tqdm import tqdm
 from ddm_embed.data.splits import Fold
 from ddm_embed.data.types import Stored
 from ddm_embed.errors import UserError
-from ddm_embed.features.bank import GIB, Bank, Key, memory
+from ddm_embed.features.bank import GIB, Bank, Key
 from ddm_embed.features.extract import Reading
 from ddm_embed.features.run import Run
 from ddm_embed.parallel import distributed
-from ddm_embed.parallel.mesh import BATCH_AXES
+from ddm_embed.parallel.mesh import BATCH_AXES, device_memory
 
 logger = logging.getLogger("ddm_embed")
 
@@ -180,7 +180,7 @@ def sweep(head: Head, bank: Bank, keys: list[Key], fold: Fold, mesh: Mesh, seed:
     hypers = jnp.asarray(head.hypers, jnp.float32)
     run = _on_mesh(head, mesh, fold.classes)
     entries, begin = {}, time.perf_counter()
-    for group, x in bank.stacks(keys, mesh, memory(mesh) / STACK):
+    for group, x in bank.stacks(keys, mesh, device_memory(mesh.devices.flat[0]) * mesh.size / STACK):
         accuracy, finite = (np.asarray(a) for a in run(x, fit, held, labels, hypers, root_key(seed)))
         for key, right, sound in zip(group, accuracy, finite, strict=False):  # what fills a stack up is left out
             if not sound:

@@ -33,7 +33,7 @@ from ddm_embed.data.types import Images, Source
 from ddm_embed.methods.build import make_models, make_networks, make_objective
 from ddm_embed.models.build import Models
 from ddm_embed.parallel import distributed
-from ddm_embed.parallel.mesh import BATCH_AXES, by_example, make_mesh
+from ddm_embed.parallel.mesh import BATCH_AXES, by_example, device_memory, make_mesh
 from ddm_embed.reproducible import reproducible
 from ddm_embed.runs.checkpoint import Checkpoints
 from ddm_embed.runs.directory import RunDirectory
@@ -42,7 +42,7 @@ from ddm_embed.train.optimizer import make_optimizer, make_schedule
 from ddm_embed.train.progress import IMAGES, Progress, check_finite, make_denoise
 from ddm_embed.train.state import TrainState, abstract_state, create, make_init, shardings_of
 from ddm_embed.train.step import make_train_step
-from ddm_embed.validate import mesh_shape, validate, validate_against
+from ddm_embed.validate import check_memory, mesh_shape, validate, validate_against
 
 logger = logging.getLogger("ddm_embed")
 
@@ -70,6 +70,8 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
         methods.of(config).check_named_code(config)
         data = open_source(config)
         validate_against(config, data.image_shape, jax.device_count(), jax.default_backend())
+        memory = device_memory(jax.local_devices()[0])
+        check_memory(config, data.image_shape, jax.device_count(), jax.default_backend(), memory)
     directory = RunDirectory(workdir)
     with directory.locked():
         distributed.from_lead(lambda: directory.prepare(config))
@@ -101,7 +103,8 @@ def train_in(config: ConfigDict, workdir: Path, data: Source) -> Outcome:
     init = make_init(models, optimizer, config.train.seed)
     abstract = abstract_state(init, optimizer, mesh)
 
-    with closing(Checkpoints(workdir, config.train.keep_checkpoints)) as checkpoints:
+    # From here on: a signal that comes while XLA compiles is heard when it has done so.
+    with stop_on_signal() as stop, closing(Checkpoints(workdir, config.train.keep_checkpoints)) as checkpoints:
         distributed.progress()
         state = checkpoints.restore(abstract)
         if state is None:
@@ -126,7 +129,7 @@ def train_in(config: ConfigDict, workdir: Path, data: Source) -> Outcome:
                 first = next(batches)  # reads the data and fails here if it cannot
             distributed.progress()
             with closing(open_progress(config, workdir, start, models, data.train.images, mesh)) as progress:
-                return run(config, train_step, state, itertools.chain([first], batches), checkpoints, progress)
+                return run(config, train_step, state, itertools.chain([first], batches), checkpoints, progress, stop)
 
 
 def list_parameters(params: Any, workdir: Path) -> None:
@@ -143,15 +146,16 @@ def run(
     batches: Iterator[Batch],
     checkpoints: Checkpoints,
     progress: Progress,
+    stop: threading.Event,
 ) -> Outcome:
-    """Steps from the state's step to the end, or until a signal asks to stop."""
+    """Steps from the state's step to the end, or until it is asked to stop; then it still takes one step."""
     c = config.train
     start, config_json = int(state.step), config_lib.to_json(config)
     merge = jax.jit(StepMetrics.merge)
     total, in_flight = None, deque()
     quiet = None if distributed.is_lead() else True  # None: shown on a terminal
     bar = tqdm(total=c.steps, initial=start, disable=quiet, unit="step", desc=config.name, dynamic_ncols=True)
-    with bar, logging_redirect_tqdm([logger]), stop_on_signal() as stop:
+    with bar, logging_redirect_tqdm([logger]):
         for done in range(start + 1, c.steps + 1):
             with jax.transfer_guard("disallow"):  # a step moves nothing between host and devices unasked
                 state, metrics = train_step(state, next(batches))
@@ -235,7 +239,7 @@ def open_progress(
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets; a second one acts as it would have without us.
+    """An event that the first SIGTERM, SIGINT or SIGHUP sets; a second one acts as it would have without us.
 
     Several processes agree on a step to stop after (`distributed.stop_asked`): there JAX handles SIGTERM.
     """
@@ -245,20 +249,20 @@ def stop_on_signal() -> Iterator[threading.Event]:
         yield stop
         return
     if jax.process_count() > 1:
-        interrupt = signal.signal(signal.SIGINT, lambda *_: signal.raise_signal(signal.SIGTERM))
-        try:
-            yield stop
-        finally:
-            signal.signal(signal.SIGINT, interrupt)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        return
+        numbers, previous[signal.SIGTERM] = (signal.SIGINT, signal.SIGHUP), signal.SIG_DFL
 
-    def handle(number, _frame) -> None:
-        stop.set()
-        signal.signal(number, previous[number])
+        def handle(number, _frame) -> None:
+            signal.raise_signal(signal.SIGTERM)
+    else:
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        previous[number] = signal.signal(number, handle)
+        def handle(number, _frame) -> None:
+            stop.set()
+            signal.signal(number, previous[number])
+
+    for number in numbers:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has SIGHUP
+            previous[number] = signal.signal(number, handle)
     try:
         yield stop
     finally:
