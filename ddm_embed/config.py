@@ -22,7 +22,7 @@ RENAMED = {("diffusion.process", "linear"): "vp"}  # what runs of version 0.1.0 
 
 # Of a run, but for the fields that methods declare.
 RUN = {
-    "name": Field("default", "names the work directory when --workdir is not given: runs/NAME"),
+    "name": Field("default", "names the work directory when --workdir is not given: runs/NAME", free=True),
     "data.name": Field("digits", "digits, tfds:NAME, folder:PATH or arrays:PATH"),
     "data.data_dir": Field(str, "where TFDS datasets are prepared; TFDS_DATA_DIR, then TFDS's own default", free=True),
     "data.image_size": Field(int, "resize a folder's images to this square: shorter side, then centre crop", least=1),
@@ -113,8 +113,10 @@ RUN = {
     "probe.after_training": Field(True, "probe the last checkpoint when training ends", free=True),
 }
 
+MOVED = Field(str, "where the run's images lie now, such as folder:PATH; where the run found them")
 PROBE = {
     "name": Field("linear", "results go to W/probe/NAME"),
+    "data": MOVED,
     "protocols": Field(("ridge", "knn"), "the first is the main one; docs/probe.md lists all"),
     "times": Field(
         (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), "noise levels to read features at"
@@ -157,6 +159,7 @@ PROBE = {
 }
 
 SAMPLE = {
+    "data": MOVED,
     "sampler": Field("ddim", "ancestral, ddim, euler, heun, dpmpp_2m or langevin"),
     "steps": Field(50, "of the sampler", least=2, most=10000),
     "images": Field(8, "test images shown", least=2, most=64),

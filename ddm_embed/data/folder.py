@@ -1,6 +1,7 @@
 """Images in a folder: one class per sub-folder, or none; its owner may have split it into `train`, `val` and `test`."""
 
 import dataclasses
+import hashlib
 import logging
 import os
 from collections import Counter
@@ -195,6 +196,9 @@ def open_source(rest: str, data: ConfigDict) -> Source:
     for note in [*found.left_out(), *notes_on(files, rules)]:
         logger.warning("folder:%s: %s", path, note)
 
+    names = "\n".join(file.relative_to(path).as_posix() for file in files)
+    digest = hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+
     def split(name: str) -> Split | None:
         if name not in listed:
             return None
@@ -202,7 +206,8 @@ def open_source(rest: str, data: ConfigDict) -> Source:
         images = FolderImages(part, (len(part), *size, channels), data.image_size is not None, rules)
         return Split(images, None if labels is None else lambda: labels)
 
-    return Source(f"folder:{path}", split("train"), split("test"), classes, validation=split("validation"))
+    train, validation, test = map(split, ("train", "validation", "test"))
+    return Source(f"folder:{path}", train, test, classes, validation=validation, digest=digest)
 
 
 def _words(classes: tuple[str, ...] | None, labels: np.ndarray | None = None) -> str:

@@ -40,8 +40,8 @@ class Split:
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
     """A dataset: its name, its splits (but for train they may be missing), the names of its classes, where it has any,
-    and what its sequences were standardised by; None for images. The probe chooses by validation images, which
-    are not trained on."""
+    what its sequences were standardised by, None for images; and a digest of what tells it from another of its sizes,
+    where that is cheap to read. The probe chooses by validation images, which are not trained on."""
 
     name: str
     train: Split
@@ -49,6 +49,7 @@ class Source:
     classes: tuple[str, ...] | None
     scale: Scale | None = None
     validation: Split | None = None
+    digest: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -12,7 +12,6 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
-from ddm_embed.data.sources import open_source
 from ddm_embed.data.splits import obstacle, sample, sample_positions, split_fold
 from ddm_embed.data.types import Source, Split, read_all
 from ddm_embed.errors import UserError
@@ -69,8 +68,7 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     """
     validate(run)
     check(config)
-    source = open_source(run)
-    RunDirectory(workdir).check_data(source)
+    source = RunDirectory(workdir).open_data(run, config.data)
     reason = obstacle(source)
     train = sample(source.train, config.training_images, config.seed)
     validation = source.validation and sample(source.validation, config.selection_images, config.seed)

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
 from ddm_embed.data.sequences import Scale
+from ddm_embed.data.sources import names_place, open_source
 from ddm_embed.data.types import Source
 from ddm_embed.errors import UserError
 from ddm_embed.json_reader import sealed
@@ -39,6 +40,7 @@ class Data(TypedDict):
     validation_images: NotRequired[int]
     test_images: NotRequired[int | None]
     image_shape: list[int]
+    digest: NotRequired[str]
     scale: NotRequired[_Scale | None]
 
 
@@ -101,7 +103,10 @@ class RunDirectory:
 
     def check_config(self, config: ConfigDict) -> None:
         """Raises UserError if the run here is of a config that differs in a field that shapes the result."""
-        changed = config_lib.differences(self.read_config(), config)
+        saved = self.read_config()
+        if _may_have_moved(saved.data.name, config.data.name):  # `check_data` tells whether it has, or is another
+            saved.data.name = config.data.name
+        changed = config_lib.differences(saved, config)
         if changed:
             raise UserError(
                 f"--workdir {self.path} holds a run of another config: {'; '.join(changed)}. "
@@ -121,6 +126,27 @@ class RunDirectory:
             raise UserError(f"--workdir {self.path} holds no run (no {CONFIG}); train one first") from error
         return config_lib.from_dict(saved, config_lib.default())
 
+    def open_data(self, config: ConfigDict, moved: str | None = None) -> Source:
+        """The dataset of the run that is here, wherever it lies now.
+
+        Args:
+          config: the run's. moved: where it lies now, as in `config.data.name`; None: where the run found it, or in the
+            run directory itself if the run keeps it.
+
+        Raises:
+          UserError: it is not there, or is another one.
+        """
+        config = config.copy_and_resolve_references()
+        if moved is not None and not _may_have_moved(config.data.name, moved):
+            raise UserError(
+                f"config.data={moved!r}: the run was trained on {config.data.name}; give the place where that lies now"
+            )
+        own = config.data.name.startswith("arrays:") and any(self.arrays.glob("train_*.npy"))
+        config.data.name = moved or (f"arrays:{self.arrays}" if own else config.data.name)
+        source = open_source(config)
+        self.check_data(source)
+        return source
+
     def check_data(self, source: Source) -> None:
         """Notes the dataset's sizes, or compares them with what the run began with.
 
@@ -135,16 +161,23 @@ class RunDirectory:
         }
         if source.validation is not None:
             sizes["validation_images"] = len(source.validation)
+        if source.digest is not None:
+            sizes["digest"] = source.digest
         if source.scale is not None:
             sizes["scale"] = source.scale.to_json()
         if not (self.path / DATA).exists():
             write_json(self.path / DATA, sealed(sizes))
             return
         before = self.read_data()
-        same_scale = Scale.alike(Scale.from_json(before.get("scale")), source.scale)
-        before.setdefault("validation_images", sizes.get("validation_images"))  # earlier versions did not note it
-        if not same_scale or any(before.get(name) != value for name, value in sizes.items() if name != "scale"):
-            changed = ", ".join(f"{name} was {before.get(name)}, is {sizes[name]}" for name in sizes)
+        for name in ("validation_images", "digest"):  # earlier versions did not note them
+            before.setdefault(name, sizes.get(name))
+        same = {name: before.get(name) == value for name, value in sizes.items()}
+        same["scale"] = Scale.alike(Scale.from_json(before.get("scale")), source.scale)
+        if not all(same.values()):
+            told = {name: (before.get(name), sizes.get(name)) for name in same if not same[name]}
+            if "digest" in told:
+                told["digest"] = ("of some names or values", "of others")
+            changed = ", ".join(f"{name} was {old}, is {new}" for name, (old, new) in told.items())
             raise UserError(f"{source.name} has changed since the run in {self.path} began ({changed}); bring it back")
 
     def read_data(self) -> Data:
@@ -246,3 +279,8 @@ class RunDirectory:
         saved = self.path / checkpoint.FOLDER
         found = [probe.path / outcome.RESULTS for probe in self.probes()]
         return stamps([*(self.path / name for name in (CONFIG, DATA, CLASSES)), saved, *saved.glob("*"), *found])
+
+
+def _may_have_moved(before: str, now: str) -> bool:
+    """Whether two names of data may be those of one dataset that lies in another place."""
+    return before.partition(":")[0] == now.partition(":")[0] and names_place(before)

@@ -27,7 +27,6 @@ flags.DEFINE_bool(
 
 
 def body(given: flags.FlagValues, config: ConfigDict) -> int:
-    from ddm_embed.data.sources import open_source
     from ddm_embed.drawing import save
     from ddm_embed.features.run import open_run
     from ddm_embed.runs.directory import RunDirectory
@@ -55,8 +54,7 @@ def body(given: flags.FlagValues, config: ConfigDict) -> int:
     validate(run)
     directory = RunDirectory(workdir)
     directory.make_pictures()  # fails now if it cannot be written, not after the work
-    source = open_source(run)
-    directory.check_data(source)
+    source = directory.open_data(run, config.data)
     trained = open_run(workdir, run)
     beside = tuple(restore_beside(files.place(place), run, source) for place in filter(None, config.beside.split(",")))
     shown = choose(source, run, config)._replace(beside=beside)

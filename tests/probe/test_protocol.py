@@ -23,6 +23,7 @@ from ddm_embed.probe.bench import sweep
 from ddm_embed.probe.protocols import HEADS
 from ddm_embed.report.page import publish
 from ddm_embed.results import read
+from ddm_embed.runs import directory
 from ddm_embed.runs.checkpoint import restore_ema
 from ddm_embed.train.loop import train
 
@@ -46,7 +47,7 @@ def evaluation(tiny_run, probe):
 
 def with_test_labels(monkeypatch, labels):
     """Replaces the test labels that the protocol finds; a list of how often they were read."""
-    reads, original = [], protocol.open_source
+    reads, original = [], directory.open_source
 
     def open_source(config):
         source = original(config)
@@ -57,13 +58,13 @@ def with_test_labels(monkeypatch, labels):
 
         return dataclasses.replace(source, test=Split(source.test.images, read))
 
-    monkeypatch.setattr(protocol, "open_source", open_source)
+    monkeypatch.setattr(directory, "open_source", open_source)
     return reads
 
 
 def test_validation_images_choose_and_join_the_final_fit(tiny_run, probe, monkeypatch):
     """They judge every choice alone; the encoder has not seen them."""
-    original, folds = protocol.open_source, []
+    original, folds = directory.open_source, []
 
     def open_source(config):
         source = original(config)
@@ -73,9 +74,9 @@ def test_validation_images_choose_and_join_the_final_fit(tiny_run, probe, monkey
         folds.append(splits.split_fold(*arguments))
         return folds[-1]
 
-    monkeypatch.setattr(protocol, "open_source", open_source)
+    monkeypatch.setattr(directory, "open_source", open_source)
     monkeypatch.setattr(protocol, "split_fold", split_fold)
-    monkeypatch.setattr(protocol.RunDirectory, "check_data", lambda directory, source: None)
+    monkeypatch.setattr(directory.RunDirectory, "check_data", lambda directory, source: None)
     quick = probe.copy_and_resolve_references()
     quick.update(times=(0.0,), noise_draws=1, selection_images=300, measures=False)
     found = protocol.evaluate(tiny_run[0], quick, tiny_run[1]).results
@@ -119,7 +120,7 @@ def test_test_labels_are_read_once_and_choose_nothing(tiny_run, probe, results, 
 def test_the_pixel_baseline_is_scikit_learns(results):
     from sklearn.linear_model import Ridge
 
-    source = protocol.open_source(tiny_config())
+    source = directory.open_source(tiny_config())
     x, y = source.train.images.reshape(1297, -1) / 255.0, source.train.read_labels()
     scale = np.where(x.std(0) > 0, x.std(0), 1)
     strength = results["baseline_choices"]["pixels"]["hyper"]
@@ -131,7 +132,7 @@ def test_the_pixel_baseline_is_scikit_learns(results):
 
 def test_features_do_not_depend_on_the_batch_size(tiny_run):
     config, workdir = tiny_run
-    source = protocol.open_source(config)
+    source = directory.open_source(config)
     models, images = make_models(config, source.image_shape), np.asarray(source.train.images[:30])
     _, params = restore_ema(workdir, jax.eval_shape(models.init, jax.random.key(0)))
     names = models.features
@@ -150,7 +151,7 @@ def test_features_do_not_depend_on_the_batch_size(tiny_run):
 
 def test_features_averaged_over_draws_vary_less_from_draw_to_draw(tiny_run):
     config, workdir = tiny_run
-    source = protocol.open_source(config)
+    source = directory.open_source(config)
     models, images = make_models(config, source.image_shape), np.asarray(source.train.images[:30])
     _, params = restore_ema(workdir, jax.eval_shape(models.init, jax.random.key(0)))
     features_of, key = make_features(make_networks(models, config), make_process(config), True), Key("denoiser_2", 0.5)

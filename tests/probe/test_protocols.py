@@ -13,6 +13,7 @@ from ddm_embed.heads.readers import levels
 from ddm_embed.probe import evaluate as protocol
 from ddm_embed.probe.protocols import PROTOCOLS, check
 from ddm_embed.report.page import publish
+from ddm_embed.runs import directory
 from ddm_embed.runs.directory import RunDirectory
 
 SLOW = ("ridge", "logistic", "ddae", "mae", "dinov2", "mlp", "fewshot", "propagation", "finetune", "semi", "trajectory")
@@ -60,7 +61,7 @@ def test_a_single_level_is_chosen_among_the_trajectorys(results):
 
 @pytest.mark.slow
 def test_no_protocol_chooses_by_test_labels(tiny_run, results, monkeypatch):
-    original, reads = protocol.open_source, []
+    original, reads = directory.open_source, []
 
     def open_source(config):
         source = original(config)
@@ -71,7 +72,7 @@ def test_no_protocol_chooses_by_test_labels(tiny_run, results, monkeypatch):
 
         return dataclasses.replace(source, test=Split(source.test.images, read))
 
-    monkeypatch.setattr(protocol, "open_source", open_source)
+    monkeypatch.setattr(directory, "open_source", open_source)
     noise = protocol.evaluate(tiny_run[0], quick(SLOW), tiny_run[1]).results
     assert len(reads) == 1
     for name, found in results["protocols"].items():
@@ -105,7 +106,7 @@ def test_a_config_that_no_protocol_takes_is_refused_before_anything_is_read(fiel
 
 def without(labels=None, test=True):
     """A source as `open_source` gives it, whose labels are replaced or gone."""
-    original = protocol.open_source
+    original = directory.open_source
 
     def open_source(config):
         source = original(config)
@@ -126,7 +127,7 @@ def without(labels=None, test=True):
     ids=["no labels", "one class", "no test images"],
 )
 def test_what_cannot_be_judged_still_has_measures_and_says_why(tiny_run, monkeypatch, source, said):
-    monkeypatch.setattr(protocol, "open_source", source)
+    monkeypatch.setattr(directory, "open_source", source)
     monkeypatch.setattr(RunDirectory, "check_data", lambda *arguments: None)
     config = quick(("ridge",))
     config.measures, config.measure_images, config.times = True, 60, (0.0, 0.3)
@@ -138,7 +139,7 @@ def test_what_cannot_be_judged_still_has_measures_and_says_why(tiny_run, monkeyp
 
 
 def test_classes_that_training_lacks_are_counted_wrong_and_said(tiny_run, monkeypatch):
-    original = protocol.open_source
+    original = directory.open_source
 
     def open_source(config):
         source = original(config)
@@ -147,7 +148,7 @@ def test_classes_that_training_lacks_are_counted_wrong_and_said(tiny_run, monkey
         train = Split(np.asarray(source.train.images)[known], lambda: labels)
         return dataclasses.replace(source, train=train)
 
-    monkeypatch.setattr(protocol, "open_source", open_source)
+    monkeypatch.setattr(directory, "open_source", open_source)
     monkeypatch.setattr(RunDirectory, "check_data", lambda *arguments: None)
     config = quick(("ridge",))
     config.times = (0.0,)

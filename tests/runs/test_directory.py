@@ -4,8 +4,10 @@ import os
 import numpy as np
 import pytest
 from conftest import tiny_config
+from PIL import Image
 
 from ddm_embed.data.sequences import Scale
+from ddm_embed.data.sources import open_source
 from ddm_embed.data.types import Source, Split
 from ddm_embed.errors import UserError
 from ddm_embed.runs.directory import RunDirectory
@@ -140,3 +142,68 @@ def test_stamps_change_with_what_readers_depend_on_and_with_nothing_else(run):
     changed = run.stamps()
     run.probe("linear").write({}, {}, {})
     assert len({before, changed, run.stamps()}) == 3
+
+
+def folder_of_images(root, value=0):
+    for label in ("a", "b"):
+        (root / label).mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(np.full((8, 8), value + i, np.uint8)).save(root / label / f"{i}.png")
+    return f"folder:{root}"
+
+
+@pytest.fixture
+def moved(tmp_path):
+    """A run on a folder that has begun, and where both lie since."""
+    config = tiny_config(**{"data.name": folder_of_images(tmp_path / "images")})
+    directory = RunDirectory(tmp_path / "run")
+    directory.path.mkdir()
+    directory.prepare(config)
+    directory.check_data(open_source(config))
+    (tmp_path / "run" / "checkpoints" / "7").mkdir(parents=True)
+    (tmp_path / "run").rename(tmp_path / "renamed")
+    (tmp_path / "images").rename(tmp_path / "photos")
+    return RunDirectory(tmp_path / "renamed"), config, tmp_path
+
+
+def test_a_moved_run_reads_its_moved_images_where_the_user_says_they_lie(moved):
+    directory, _, here = moved
+    with pytest.raises(UserError, match="no such folder"):
+        directory.open_data(directory.read_config())
+    assert len(directory.open_data(directory.read_config(), f"folder:{here}/photos").train) == 32
+    for other in (f"arrays:{here}/photos", "digits"):
+        with pytest.raises(UserError, match=r"the run was trained on folder:.*; give the place where that lies now"):
+            directory.open_data(directory.read_config(), other)
+    (here / "photos" / "a" / "0.png").rename(here / "photos" / "a" / "new.png")
+    with pytest.raises(UserError, match=r"has changed since .* \(digest was of some names or values, is of others\)"):
+        directory.open_data(directory.read_config(), f"folder:{here}/photos")
+
+
+def test_training_goes_on_under_another_name_with_images_in_another_place(moved):
+    directory, config, here = moved
+    config.name, config.data.name = "another", f"folder:{here}/photos"
+    directory.prepare(config)
+    directory.check_data(open_source(config))
+    config.data.name = "digits"
+    with pytest.raises(UserError, match=r"data\.name was 'folder:.*', is 'digits'"):
+        directory.prepare(config)
+
+
+def test_arrays_that_a_run_keeps_move_with_it(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.path.mkdir()
+    directory.keep_arrays(np.random.default_rng(0).integers(0, 256, (30, 8, 8, 1), dtype=np.uint8))
+    config = tiny_config(**{"data.name": f"arrays:{directory.arrays}"})
+    directory.prepare(config)
+    directory.check_data(open_source(config))
+    (tmp_path / "run").rename(tmp_path / "renamed")
+    moved = RunDirectory(tmp_path / "renamed")
+    assert len(moved.open_data(moved.read_config()).train) == 30
+
+
+def test_a_run_that_noted_no_digest_is_read(moved):
+    directory, _, here = moved
+    noted = json.loads((directory.path / "data.json").read_text())
+    del noted["digest"]
+    (directory.path / "data.json").write_text(json.dumps({k: v for k, v in noted.items() if k != "sha256"}))
+    assert len(directory.open_data(directory.read_config(), f"folder:{here}/photos").train) == 32
