@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 
 from ddm_embed.errors import UserError, store_errors
 from ddm_embed.parallel import distributed
-from ddm_embed.runs.files import absolute, is_store, move, read_json, sizes, write_json
+from ddm_embed.runs.files import absolute, check_name, is_store, move, read_json, sizes, write_json
 
 logger = logging.getLogger("ddm_embed")
 
@@ -53,6 +53,7 @@ class Checkpoints:
         self._aside = self._workdir / ASIDE
         self._keep = keep
         self._manager: ocp.CheckpointManager | None = None
+        self._trusted = False  # whether a checkpoint has been read that this process saved
 
     def restore(self, abstract: State) -> State | None:
         """The newest sound checkpoint, on the devices; None if the run has none yet.
@@ -78,18 +79,30 @@ class Checkpoints:
     def save(self, step: int, state: State, config_json: str) -> None:
         """Begins to write a checkpoint; returns once the arrays are copied, so that the state may be donated.
 
+        The first is waited for, and looked at as a reader would.
+
         Raises:
           UserError: this save, or the one before it in the background, failed.
         """
+        items = {"train": _train_item(state), "ema": state.ema_params}
         with _failed_save(self._directory):
             self._open().save(
                 step,
                 args=ocp.args.Composite(
-                    train=ocp.args.StandardSave(_train_item(state)),
-                    ema=ocp.args.StandardSave(state.ema_params),
+                    **{name: ocp.args.StandardSave(tree) for name, tree in items.items()},
                     config=ocp.args.JsonSave(json.loads(config_json)),
                 ),
             )
+
+        if not self._trusted:
+            self.latest()  # waits
+            folder = self._directory / str(step)
+            problem = distributed.from_lead(lambda: damage(folder))
+            if problem is not None:
+                raise UserError(f"{folder} cannot be read again ({problem}); training stopped: use another --workdir")
+            for name, tree in items.items():
+                _check_shapes(folder / name, tree)
+            self._trusted = True
 
     def check(self) -> None:
         """Raises UserError if a save in the background has failed."""
@@ -163,19 +176,41 @@ def restore_ema(workdir: Path, abstract: Any) -> tuple[int, Any]:
       UserError: there is no sound checkpoint, or it does not fit the model.
     """
     directory = absolute(workdir) / FOLDER
+    passed: set[int] = set()
+
+    def listed() -> list[int]:
+        return [step for step in checkpoint_steps(workdir) if step not in passed]
 
     def newest() -> int:
-        for step in reversed(checkpoint_steps(workdir)):
-            problem = damage(directory / str(step))
+        while steps := listed():
+            problem = damage(directory / str(steps[-1]))
             if problem is None:
-                return step
-            logger.warning("checkpoint %d is damaged (%s); taking the one before", step, problem)
+                return steps[-1]
+            if steps[-1] in listed()[-1:]:  # else training has saved another since, and deleted this one
+                logger.warning("checkpoint %d is damaged (%s); taking the one before", steps[-1], problem)
+                passed.add(steps[-1])
         raise UserError(f"{directory} holds no sound checkpoint; train first")
 
-    step = distributed.from_lead(newest)
-    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-        _check_shapes(directory / str(step) / "ema", abstract)
-        return step, checkpointer.restore(directory / str(step) / "ema", abstract)
+    while True:
+        folder = directory / str(step := distributed.from_lead(newest))
+        try:
+            with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+                _check_shapes(folder / "ema", abstract)
+                params = checkpointer.restore(folder / "ema", abstract)
+        except Exception:  # Orbax says in many ways that a file has gone
+            if jax.process_count() > 1 or _is_whole(folder):
+                raise
+        else:
+            if jax.process_count() > 1 or _is_whole(folder):  # of files that have gone there are zeros
+                return step, params
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all files of a checkpoint are still there: training deletes the older ones."""
+    try:
+        return all((folder / name).exists() for name in read_json(folder / DIGEST, ""))
+    except (FileNotFoundError, UserError):
+        return False
 
 
 @contextmanager
@@ -243,8 +278,12 @@ def checkpoint_steps(workdir: Path) -> list[int]:
     directory = workdir / FOLDER
     if not directory.exists():
         return []
-    folders = (folder for folder in directory.iterdir() if folder.name.isdigit())
-    return sorted(int(folder.name) for folder in folders if ocp.utils.is_checkpoint_finalized(folder))
+    steps = []
+    for folder in directory.iterdir():
+        if folder.name.isdigit():
+            with suppress(FileNotFoundError, ValueError):  # training has deleted it since
+                steps += [int(folder.name)] if ocp.utils.is_checkpoint_finalized(folder) else []
+    return sorted(steps)
 
 
 def _digest(folder: Path) -> dict[str, str]:
@@ -264,8 +303,12 @@ def _digest(folder: Path) -> dict[str, str]:
 
 def _check_shapes(item: Path, abstract: Any) -> None:
     """Orbax casts dtypes without a word, so shapes and dtypes are compared here."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        saved = checkpointer.metadata(item).item_metadata.tree
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(item).item_metadata
+    if saved is None:
+        check_name(item)
+        raise UserError(f"{item} cannot be read: its metadata are missing; train again, or restore the checkpoint")
+    saved = saved.tree
     saved = {_name(path): (leaf.shape, leaf.dtype) for path, leaf in jax.tree_util.tree_leaves_with_path(saved)}
     wanted = {_name(path): (leaf.shape, leaf.dtype) for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
     for name in sorted(saved.keys() | wanted.keys()):

@@ -20,7 +20,7 @@ from ddm_embed.errors import UserError
 from ddm_embed.json_reader import sealed
 from ddm_embed.parallel import distributed
 from ddm_embed.runs import checkpoint, outcome
-from ddm_embed.runs.files import is_store, read_json, stamps, write_json, write_whole
+from ddm_embed.runs.files import check_name, is_store, read_json, stamps, write_json, write_whole
 from ddm_embed.runs.provenance import Versions, versions
 
 CONFIG, VERSIONS, DATA, CLASSES = "config.json", "versions.json", "data.json", "classes.json"
@@ -57,10 +57,12 @@ class RunDirectory:
         A store such as gs:// knows no locks: there nothing keeps two runs apart.
 
         Raises:
-          UserError: it cannot be written, or another run of this machine is training in it.
+          UserError: it cannot be written, checkpoints could not be read from it, or another run of this machine is
+            training in it.
         """
         with ExitStack() as stack:
             with distributed.together():
+                check_name(self.path)
                 try:
                     self.path.mkdir(parents=True, exist_ok=True)
                     if distributed.is_lead() and not is_store(self.path):

@@ -1,5 +1,6 @@
 """Files of run directories, on a disk or in Google Cloud Storage: how each is read, checked, and written whole."""
 
+import contextlib
 import io
 import json
 import logging
@@ -68,6 +69,19 @@ def is_store(path: Path) -> bool:
 def absolute(path: Path) -> Path:
     """From the root; a store's path begins there."""
     return path if is_store(path) else path.absolute()
+
+
+def check_name(path: Path) -> None:
+    """Raises UserError if checkpoints could not be read from there: Orbax looks for their files by patterns, in which
+    these signs stand for others."""
+    text = str(absolute(path))
+    wrong = [sign for sign in "[*?\\" if sign in text]
+    if text.encode(errors="ignore").decode() != text:
+        wrong.append("a sign that is not UTF-8")
+    if wrong:
+        raise UserError(
+            f"--workdir {text}: checkpoints cannot be read from a path with {' and '.join(wrong)}; rename it"
+        )
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -168,8 +182,12 @@ def pack(arrays: "dict[str, np.ndarray]") -> bytes:
 
 def stamps(paths: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
     """(name, time of last change, bytes) of those files and folders that exist: equal as long as none has changed."""
-    there = [path for path in sorted(paths) if path.exists()]
-    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in there)
+    found = []
+    for path in sorted(paths):
+        with contextlib.suppress(FileNotFoundError):  # it may go while it is looked at
+            status = path.stat()
+            found.append((str(path), status.st_mtime_ns, status.st_size))
+    return tuple(found)
 
 
 def sizes(folder: Path) -> dict[str, int]:

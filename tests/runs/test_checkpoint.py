@@ -1,7 +1,10 @@
 import json
 import shutil
+from typing import Any
 
+import flax
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import tiny_config
@@ -9,6 +12,7 @@ from conftest import tiny_config
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
 from ddm_embed.methods.build import make_models
+from ddm_embed.runs import checkpoint
 from ddm_embed.runs.checkpoint import Checkpoints, checkpoint_steps, damage, restore_ema
 from ddm_embed.train.loop import train
 from ddm_embed.train.optimizer import make_optimizer
@@ -125,3 +129,54 @@ def test_moving_average_is_the_recursion():
         expected = decay * expected + (1 - decay) * value
         ema = update_ema(ema, {"w": jax.numpy.asarray(value)}, jax.numpy.int32(step), 0.9)
     np.testing.assert_allclose(ema["w"], expected, rtol=1e-5)
+
+
+class Small(flax.struct.PyTreeNode):
+    step: Any
+    params: Any
+    ema_params: Any
+    opt_state: Any
+
+
+SMALL = Small(jnp.zeros((), int), {"kernel": jnp.ones(3)}, {"kernel": jnp.full(3, 2.0)}, {"mean": jnp.ones(3)})
+
+
+@pytest.mark.parametrize("name", ["sweep[lr=1e-3]", "back\\slash"])
+def test_the_first_checkpoint_is_read_before_saves_are_trusted(tmp_path, name):
+    checkpoints = Checkpoints(tmp_path / name, keep=1)
+    with pytest.raises(UserError, match="checkpoints cannot be read from a path with"):
+        checkpoints.save(1, SMALL, "{}")
+    checkpoints.close()
+    with pytest.raises(UserError, match="checkpoints cannot be read from a path with"):  # of a run that was renamed
+        restore_ema(tmp_path / name, SMALL.ema_params)
+
+
+def test_a_first_checkpoint_that_is_not_as_it_was_saved_stops_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "damage", lambda folder: "ema/d has changed")
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    with pytest.raises(UserError, match=r"checkpoints/1 cannot be read again \(ema/d has changed\)"):
+        checkpoints.save(1, SMALL, "{}")
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("moment", ["damage", "_check_shapes", "_is_whole"])
+@pytest.mark.parametrize("wholly", [True, False])
+def test_a_reader_takes_the_newest_where_training_deletes_what_it_reads(tmp_path, monkeypatch, caplog, moment, wholly):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, SMALL, "{}")
+    checkpoints.close()
+    first, before = tmp_path / "checkpoints" / "1", getattr(checkpoint, moment)
+
+    def training_goes_on(*given):
+        if first.exists() and not (tmp_path / "checkpoints" / "2").exists():
+            shutil.copytree(first, tmp_path / "checkpoints" / "2")
+            if wholly:
+                shutil.rmtree(first)
+            else:
+                shutil.rmtree(first / "ema")
+        return before(*given)
+
+    monkeypatch.setattr(checkpoint, moment, training_goes_on)
+    step, params = restore_ema(tmp_path, SMALL.ema_params)
+    assert step == 2 and "damaged" not in caplog.text
+    np.testing.assert_array_equal(params["kernel"], SMALL.ema_params["kernel"])

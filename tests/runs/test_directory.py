@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from ddm_embed.data.sequences import Scale
 from ddm_embed.data.sources import open_source
 from ddm_embed.data.types import Source, Split
 from ddm_embed.errors import UserError
+from ddm_embed.runs import files
 from ddm_embed.runs.directory import RunDirectory
 
 
@@ -207,3 +209,28 @@ def test_a_run_that_noted_no_digest_is_read(moved):
     del noted["digest"]
     (directory.path / "data.json").write_text(json.dumps({k: v for k, v in noted.items() if k != "sha256"}))
     assert len(directory.open_data(directory.read_config(), f"folder:{here}/photos").train) == 32
+
+
+@pytest.mark.parametrize("name", ["sweep[lr=1e-3]", "a*b", "a\\b", "why?", os.fsdecode(b"caf\xe9"), "a[b]/run"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_path_that_checkpoints_cannot_be_read_from_is_refused_before_anything_is_made(
+    tmp_path, monkeypatch, name, relative
+):
+    path = tmp_path / name
+    if relative:  # the part of the path that is not typed counts too
+        path.mkdir(parents=True)
+        monkeypatch.chdir(path)
+        path = Path("run")
+    with pytest.raises(UserError, match="checkpoints cannot be read from a path with"), RunDirectory(path).locked():
+        pass
+    assert not path.exists()
+
+
+def test_a_path_with_other_signs_is_taken(tmp_path):
+    with RunDirectory(tmp_path / "a b=1,{c}(d)%20#$ü").locked():
+        pass
+
+
+def test_stamps_of_what_goes_while_it_is_looked_at_are_left_out(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    assert files.stamps([tmp_path / "link", tmp_path / "none"]) == ()
