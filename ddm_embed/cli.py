@@ -338,7 +338,10 @@ def _quieten_failed_saves() -> None:
 def _set_up_compilation_cache() -> None:
     """Compiled programs are kept between runs, so that a resumed run starts at once; the variable overrides where."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        place = str(Path.home() / ".cache" / "ddm_embed" / "jax")
+        home = os.path.expanduser("~")
+        if home == "~":  # of a user whom this machine knows by a number alone, as in some containers
+            return
+        place = str(Path(home) / ".cache" / "ddm_embed" / "jax")
         if "jax" in sys.modules:
             sys.modules["jax"].config.update("jax_compilation_cache_dir", place)
         else:  # JAX reads it when it is imported

@@ -7,6 +7,7 @@ placeholder of its type, so that a flag can set it.
 import ast
 import difflib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -216,9 +217,9 @@ def find_file(given: str) -> str:
     Raises:
       UserError: there is no such file.
     """
-    file, colon, arguments = given.partition(":")
+    file, colon, arguments = os.path.expanduser(given).partition(":")
     if Path(file).is_file():
-        return given
+        return f"{file}{colon}{arguments}"
     if not file or Path(file).name != file or file.endswith(".py"):
         raise UserError(f"--config {file}: no such file")
     package = Path(__file__).parent

@@ -1,5 +1,6 @@
 """Embeddings by scikit-learn's conventions: `from ddm_embed import Embedder`."""
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float
 from ml_collections import ConfigDict
+from sklearn import get_config
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import check_random_state
@@ -136,6 +138,8 @@ class Embedder(TransformerMixin, BaseEstimator):
           NotFittedError: neither `run` was given nor `fit` called.
         """
         found = self.trajectory(images, self.t if t is None else t)
+        if t is not None and _wraps(self):  # scikit-learn asks for the names of what it wraps, and for nothing else
+            self._named = t
         return found.reshape(len(found), found.shape[1] * found.shape[2])
 
     def trajectory(self, images: Any, t: Levels = "all") -> Float[np.ndarray, "number time dim"]:
@@ -160,9 +164,10 @@ class Embedder(TransformerMixin, BaseEstimator):
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names of the entries that `transform` gives: FEATURE_I, or FEATURE_tT_I where there are several levels."""
-        run, levels = self._opened(), self.levels(self.t)
+        named = self.__dict__.pop("_named", None)
+        run, levels = self._opened(), self.levels(self.t if named is None else named)
         feature = self.feature or run.choice.feature
-        told = [f"{feature}_t{t:g}" for t in levels] if len(levels) > 1 else [feature]
+        told = [f"{feature}_t{text}" for text in _distinct(levels)] if len(levels) > 1 else [feature]
         return np.array([f"{name}_{i}" for name in told for i in range(run.width(feature))], dtype=object)
 
     def _opened(self) -> Run:
@@ -212,8 +217,22 @@ class Embedder(TransformerMixin, BaseEstimator):
         return tags
 
 
+def _wraps(embedder: Embedder) -> bool:
+    """Whether scikit-learn makes a data frame of what `transform` gives."""
+    own = getattr(embedder, "_sklearn_output_config", {})
+    return own.get("transform", get_config()["transform_output"]) != "default"
+
+
+def _distinct(levels: list[float]) -> list[str]:
+    """The levels as texts, short where that tells them apart; equal ones are numbered."""
+    short = [f"{t:g}" for t in levels]
+    texts = short if len(set(short)) == len(set(levels)) else [repr(t) for t in levels]
+    return [text if levels[:i].count(t) == 0 else f"{text}_{levels[:i].count(t) + 1}"
+            for i, (text, t) in enumerate(zip(texts, levels, strict=True))]  # fmt: skip
+
+
 def _folder(images: Any) -> Path | None:
-    return Path(images) if isinstance(images, (str, Path)) else None
+    return Path(os.path.expanduser(images)) if isinstance(images, (str, Path)) else None
 
 
 def _is_table(images: Any) -> bool:

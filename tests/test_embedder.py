@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_program
+from PIL import Image
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -24,6 +25,7 @@ from ddm_embed.data.inputs import as_model_input
 from ddm_embed.data.sequences import Scale
 from ddm_embed.data.sources import open_source
 from ddm_embed.errors import UserError
+from ddm_embed.features.run import open_run
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.train import pretrain
 from ddm_embed.train.loop import Outcome
@@ -358,6 +360,59 @@ def test_scikit_learns_estimator_checks_pass():
     outcomes = check_estimator(Embedder(steps=2, batch_size=4, config=SMALL), on_fail=None, on_skip=None)
     failed = {o["check_name"]: o["exception"] for o in outcomes if o["status"] not in ("passed", "skipped")}
     assert not failed and len(outcomes) > 40
+
+
+def test_a_data_frame_is_named_by_the_levels_of_the_call(tiny_run):
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    embedder = Embedder.from_run(tiny_run[1], feature="z", t=0.2).set_output(transform="pandas")
+    width = embedder.transform(images).shape[1]
+    frame = embedder.transform(images, t=[0.0, 0.5])
+    assert (
+        frame.shape == (2, 2 * width)
+        and list(frame.columns[:1]) == ["z_t0_0"]
+        and frame.columns[-1] == f"z_t0.5_{width - 1}"
+    )
+    assert list(embedder.get_feature_names_out()) == [f"z_{i}" for i in range(width)]  # of the parameter, as before
+    assert embedder.transform(images).shape == (2, width)
+    close = [0.1234567, 0.12345671, 0.5, 0.5]
+    names = list(embedder.transform(images, t=close).columns[::width])
+    assert names == ["z_t0.1234567_0", "z_t0.12345671_0", "z_t0.5_0", "z_t0.5_2_0"]
+
+
+def test_in_a_forked_process_it_says_at_once_that_it_would_hang(tiny_run):
+    embedder = Embedder.from_run(tiny_run[1])
+    embedder.transform(np.zeros((2, 8, 8, 1), np.uint8))
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # JAX's own, of the fork
+        child = os.fork()
+    if child == 0:
+        images = np.zeros((2, 8, 8, 1), np.uint8)
+        for use in (lambda: embedder.transform(images), lambda: open_run(tiny_run[1])):
+            try:
+                use()
+            except UserError as error:
+                os.write(writer, f"{error}\n".encode())
+        os._exit(0)
+    os.close(writer)
+    said = os.fdopen(reader).read().splitlines()
+    os.waitpid(child, 0)
+    assert len(said) == 2 and all("spawn" in line and "threads" in line for line in said)
+
+
+def test_a_home_is_meant_by_a_tilde(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(tiny_run[1], tmp_path / "run")
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "photos" / label / "1.png")
+    embedder = Embedder.from_run("~/run")
+    assert embedder.transform("~/photos").shape == embedder.transform(["~/photos/a/1.png", "~/photos/b/1.png"]).shape
+    told = run_program("ddm_embed.embed", "--workdir=~/run", "--images=~/photos", "--out=~/out.npz")
+    assert told.returncode == 0 and (tmp_path / "out.npz").exists()
+    config = config_lib.default()
+    config.data.name = "folder:~/photos"
+    assert open_source(config).classes == ("a", "b")
 
 
 def test_importing_the_package_alone_stays_instant():

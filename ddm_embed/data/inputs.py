@@ -1,5 +1,6 @@
 """Images as users have them (arrays, PIL images, paths, lists of them) -> arrays as a model takes them."""
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ def as_uint8(
       UserError: they have several shapes and no `image_shape` is given; and as `as_model_input`.
     """
     if isinstance(images, (str, Path)):
-        images = files_below(Path(images))
+        images = files_below(Path(os.path.expanduser(images)))
     images = _listed(images)
     if _is_many(images):
         if not len(images):
@@ -157,7 +158,7 @@ def _is_many(images: Any) -> bool:
 def _one(image: Any, value_range: Range) -> Any:
     """A path or a PIL image as it is; an array as uint8 [height, width, channel]."""
     if isinstance(image, (str, Path)):
-        return Path(image)
+        return Path(os.path.expanduser(image))
     if isinstance(image, Image.Image):
         return image
     array = _array(image)

@@ -4,6 +4,7 @@ this one; a source from elsewhere calls `register` itself, for instance in the u
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -74,7 +75,7 @@ def open_source(config: ConfigDict) -> Source:
         raise UserError(f"config.data.image_size={config.data.image_size}: only {resized} is resized; leave it out")
     if kind is None or bool(rest) != kind.takes_rest or bool(colon) != kind.takes_rest:
         raise UserError(f"config.data.name={config.data.name!r}; use {usages()}")
-    source = kind.open(rest, config.data)
+    source = kind.open(os.path.expanduser(rest) if names_place(name) else rest, config.data)
     if source.test is None and source.train.read_labels is not None and config.data.test_fraction > 0:
         source = _hold_out_test(source, config.data.test_fraction)
     return source

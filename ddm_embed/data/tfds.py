@@ -63,7 +63,7 @@ def open_source(name: str, data: ConfigDict) -> Source:
     )
     if not NAME.fullmatch(name):
         raise UserError(f"config.data.name='tfds:{name}': expected NAME, NAME/VARIANT or either with :VERSION")
-    check_features(Path(place).expanduser() / re.split("[/:]", name)[0])
+    check_features(Path(os.path.expanduser(place)) / re.split("[/:]", name)[0])
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError as error:

@@ -15,7 +15,6 @@ import os
 import signal
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -64,13 +63,13 @@ def embed(given: flags.FlagValues, arguments: list[str]) -> int:
     cli.check_flags(given, arguments, ("workdir", "images", "out"), example)
     if "://" in given.out:
         raise UserError(f"--out {given.out}: write to a path of this machine's files, and copy it from there")
-    out = Path(given.out)
+    out = files.place(given.out)
     layout.check_format(out)
     run = open_any(files.place(given.workdir))
     feature = run.choice.feature if given.feature is None else given.feature
     check_feature(feature, run.names)
     times = read_times(given.t, run)
-    listing = list_images(Path(given.images), run)
+    listing = list_images(files.place(given.images), run)
     for note in listing.notes:
         logger.info("%s", note)
     levels = ", ".join(f"{t:g}" for t in times)

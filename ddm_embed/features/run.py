@@ -1,6 +1,7 @@
 """The handle to a trained run: its networks and parameters on this process's devices, images in, features out."""
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +47,7 @@ from ddm_embed.validate import check_feature, validate
 
 NOISE_SEED = 0  # of the one draw of noise that all embedded images share, where a feature sees noise
 CPU_BATCH, LARGEST_BATCH = 64, 1024  # images a device; a CPU gains nothing from more, and a single image would wait
+USED_BY: set[int] = set()  # the processes, this one or one that it was forked of, whose devices were asked for
 MEMORY_SHARE = 8  # of a device's memory, the most that a batch's activations are let take
 
 ImageBatch = Shaped[np.ndarray, "number height width channel"]
@@ -230,6 +232,7 @@ class Run:
         Raises:
           UserError: another shape or type, a level outside [0, 1], or no such feature.
         """
+        check_not_forked()
         feature = self.choice.feature if feature is None else feature
         check_feature(feature, self.names)
         check_levels(times)
@@ -298,8 +301,19 @@ def check_levels(times: Sequence[float]) -> None:
 
 
 def local_mesh() -> Mesh:
-    """This process's devices."""
+    """This process's devices. Raises UserError in a fork of a process that used JAX."""
+    check_not_forked()
+    USED_BY.add(os.getpid())
     return make_mesh(jax.local_device_count(), 1, devices=jax.local_devices())
+
+
+def check_not_forked() -> None:
+    """Raises UserError in a fork of a process that used JAX: without that one's threads it would wait for ever."""
+    if USED_BY and os.getpid() not in USED_BY:
+        raise UserError(
+            "JAX was in use when this process was forked, and would hang here; start processes with "
+            'multiprocessing.get_context("spawn"), or use threads'
+        )
 
 
 @reproducible()

@@ -55,6 +55,7 @@ def start(how: Start | None, num_processes: int | None, timeout: int, heartbeat:
         late = threading.Timer(timeout, _give_up, [f"{how.how}: they were not all there after {timeout} s"])
         late.daemon = True
         late.start()
+        os.environ.setdefault("grpc_proxy", "")  # what http_proxy names is not between the processes of a run
         try:
             jax.distributed.initialize(
                 **how.arguments, initialization_timeout=timeout + 30, heartbeat_timeout_seconds=heartbeat

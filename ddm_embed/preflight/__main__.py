@@ -10,7 +10,6 @@ Exit codes: 0 the step fits, 1 it does not, or an error.
 
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -61,22 +60,23 @@ def answer(given: flags.FlagValues, config: ConfigDict, largest: "Slice | None")
     from ddm_embed import methods
     from ddm_embed.preflight import report
     from ddm_embed.preflight.compiled import here
+    from ddm_embed.runs import files
     from ddm_embed.validate import validate
 
     validate(config)
     methods.of(config).check_named_code(config)
     shape = report.image_shape(config, given.image)
     for path in filter(None, (given.scaling, given.json)):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)  # fails now if it cannot be, not after the work
+        files.place(path).parent.mkdir(parents=True, exist_ok=True)  # fails now if it cannot be, not after the work
 
     if given.scaling:
-        rows = report.scale(config, shape, largest, Path(given.scaling))
+        rows = report.scale(config, shape, largest, files.place(given.scaling))
     elif given.sweep:
         rows = report.sweep_slices(config, shape, largest, given.chips)
     else:
         rows = [report.one(config, shape, report.machine_of(largest) if largest else here(), given.mend)]
     if given.json:
-        Path(given.json).write_text(report.to_json(rows))
+        files.place(given.json).write_text(report.to_json(rows))
     return 0 if any(row.fits for row in rows) else 1
 
 

@@ -35,7 +35,7 @@ def place(text: str) -> Path:
       UserError: no such store is known, the library that reaches it is missing, or the bucket cannot be read.
     """
     if "://" not in text:
-        return Path(text)
+        return Path(os.path.expanduser(text))
     if not re.fullmatch("gs://[^/]+/+[^/].*", text):
         raise UserError(f"{text}: not a place for a run; give gs://BUCKET/PATH, or a path of this machine's files")
     os.environ.setdefault("EPATH_USE_TF", "false")  # else etils loads TensorFlow wherever that is installed

@@ -40,7 +40,7 @@ def body(given: flags.FlagValues, arguments: list[str]) -> int:
     for name in ("picture", "map"):
         if given[name].value and Path(given[name].value).suffix != ".png":
             raise UserError(f"--{name}={given[name].value}: expected a name that ends in .png")
-    found = layout.read(Path(given.embeddings))
+    found = layout.read(files.place(given.embeddings))
     run = open_any(files.place(given.workdir))
     if found.metadata["fingerprint"] != run.fingerprint():
         raise UserError(
@@ -65,10 +65,10 @@ def body(given: flags.FlagValues, arguments: list[str]) -> int:
                 return None
 
         shown = image if image is not None else show(found.names[own])
-        save(neighbours.draw(found, levels, shown, label, show), Path(given.picture))
+        save(neighbours.draw(found, levels, shown, label, show), files.place(given.picture))
         print(given.picture)
     if given.map:
-        save(neighbours.map_of(found, query if own is None else found.embedding[own], MAP_SEED), Path(given.map))
+        save(neighbours.map_of(found, query if own is None else found.embedding[own], MAP_SEED), files.place(given.map))
         print(given.map)
     return 0
 

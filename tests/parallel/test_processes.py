@@ -33,7 +33,7 @@ def start(processes, *command, devices=1):
         30,
         "--",
     ]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "http_proxy": "http://127.0.0.1:9"}  # which nobody answers
     done = subprocess.run(
         [str(part) for part in [sys.executable, *launcher, sys.executable, *command]],
         capture_output=True, text=True, timeout=400, cwd=ROOT, env=environment,
