@@ -20,12 +20,13 @@ DIGITS = 19  # of an integer
 WORDS = {dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number", bool: "true or false"}
 
 
-def read(text: str | bytes, file: Any, mend: str, form: Any = dict) -> Any:
+def read(text: str | bytes, file: Any, mend: str, form: Any = dict, check_seal: bool = True) -> Any:
     """The value that a text stands for.
 
     Args:
       text: bytes are UTF-8. file, mend: where it is, and what the user can do about it, for the message.
-      form: of the value; an object may have more fields than it names.
+      form: of the value; an object may have more fields than it names. check_seal: whether to compare a digest and take
+        it away.
 
     Raises:
       UserError: it is no JSON, is nested too deeply, is of another form, or has changed since it was sealed.
@@ -37,7 +38,7 @@ def read(text: str | bytes, file: Any, mend: str, form: Any = dict) -> Any:
     except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON
         raise UserError(f"{file}: not readable as JSON ({error}); {mend}") from error
     check(found, form, file, mend)
-    if isinstance(found, dict) and SEAL in found and found.pop(SEAL) != _digest(found):
+    if check_seal and isinstance(found, dict) and SEAL in found and found.pop(SEAL) != _digest(found):
         raise UserError(f'{file}: has changed since it was written; {mend} (if you changed it, delete its "{SEAL}")')
     return found
 

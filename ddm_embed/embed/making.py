@@ -10,7 +10,6 @@ FILE.parts/00000012.npz    chunk 12: `embedding` float32 [m, time, dim] and `pos
 
 import datetime
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -22,7 +21,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -36,7 +35,7 @@ from ddm_embed.embed.listing import Input, Listing, Unreadable
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import Run
 from ddm_embed.json_reader import sealed
-from ddm_embed.runs.files import read_arrays, read_json, write_json, write_whole
+from ddm_embed.runs.files import check_no_links, locked, read_arrays, read_json, write_json, write_whole
 
 logger = logging.getLogger("ddm_embed")
 
@@ -291,16 +290,15 @@ def opened(out: Path, plan: dict[str, Any]) -> Iterator[tuple[Path, dict[str, An
       UserError: they are of another plan, another process is at them, or they cannot be written.
     """
     folder = folder_of(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written ({error.strerror or error}); choose another") from error
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder.mkdir(parents=True, exist_ok=True)
+            check_no_links(folder)
+            stack.enter_context(locked(folder / "lock"))
         except BlockingIOError as error:
             raise UserError(f"--out {out}: another process is writing it; wait for it or stop it") from error
+        except OSError as error:
+            raise UserError(f"--out {out} cannot be written ({error.strerror or error}); choose another") from error
         yield folder, _agree(folder, plan)
 
 

@@ -12,8 +12,9 @@ does not name, such as a hub's own, are left alone.
 
 import hashlib
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from ddm_embed import config as config_lib
+from ddm_embed import json_reader
 from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
 from ddm_embed.features.choice import Choice
@@ -29,6 +31,7 @@ from ddm_embed.features.run import Run, open_run
 from ddm_embed.reproducible import reproducible
 from ddm_embed.runs import files
 from ddm_embed.runs.directory import RunDirectory
+from ddm_embed.validate import validate
 
 FORMAT = 1  # raised when a reader of the one before would misread it
 MANIFEST = "export.json"
@@ -36,8 +39,27 @@ CONFIG, WEIGHTS, PROGRAM, CARD, EXAMPLE = (
     "config.json", "weights.safetensors", "embed.jax_export", "README.md", "example.py",
 )  # fmt: skip
 FILES = (CONFIG, WEIGHTS, PROGRAM, CARD, EXAMPLE)
-FIELDS = ("image_shape", "images", "feature", "t", "chosen_by", "dim", "features", "levels", "scale", "classes")
-FIELDS += ("step", "fingerprint", "written_by", "jax", "files")
+
+
+class Manifest(TypedDict):
+    """export.json, but for `format` and `sha256`; see docs/export.md."""
+
+    image_shape: list[int]
+    images: str
+    feature: str
+    t: float
+    chosen_by: str
+    dim: int
+    features: list[str]
+    levels: list[float]
+    scale: dict[str, list[float]] | None
+    classes: int | None
+    step: int
+    fingerprint: str
+    written_by: str
+    jax: str
+    files: dict[str, str]
+
 
 AGAIN = "copy or download the export again, or write it anew with python -m ddm_embed.export --workdir W --out DIR"
 
@@ -63,14 +85,16 @@ def open_export(place: Path) -> Run:
     manifest = read_manifest(place)
     contents = {name: _read(place / name, manifest["files"].get(name)) for name in FILES}
     try:
-        config = config_lib.from_json(contents[CONFIG].decode(), config_lib.default())
+        saved = json_reader.read(contents[CONFIG], place / CONFIG, AGAIN)
+        config = config_lib.from_dict(saved, config_lib.default())
+        validate(config)
     except UserError as error:
         raise UserError(
             f"{place}: {error}; it was written by ddm_embed {manifest['written_by']}: update this installation"
         ) from error
     try:
         params = nested(safetensors.load(contents[WEIGHTS]))
-    except SafetensorError as error:
+    except (SafetensorError, LookupError, ValueError, TypeError, AttributeError) as error:  # also types NumPy lacks
         raise UserError(f"{place}/{WEIGHTS} is not a file of safetensors ({error}); {AGAIN}") from error
     run = Run(
         config=config,
@@ -115,7 +139,7 @@ def manifest_text(fields: dict[str, Any], contents: dict[str, bytes]) -> str:
     """export.json for these fields and files; the one text that stands for them.
 
     Args:
-      fields: those of `FIELDS` but `files`. contents: of every other file.
+      fields: those of `Manifest` but `files`. contents: of every other file.
     """
     files = {name: sha256(content) for name, content in contents.items()}
     return _sealed({"format": FORMAT} | fields | {"files": files})
@@ -129,22 +153,22 @@ def read_manifest(place: Path) -> dict[str, Any]:
     """
     path = place / MANIFEST
     try:
-        text = path.read_bytes().decode()
-        manifest = json.loads(text)
+        content = files.read_bytes(path, AGAIN)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{place} holds no whole export (no {MANIFEST}); {AGAIN}") from error
-    except ValueError as error:  # neither UTF-8 nor JSON
-        raise UserError(f"{path} has changed since it was written ({error}); {AGAIN}") from error
-    form = manifest.get("format") if isinstance(manifest, dict) else None
+    manifest = json_reader.read(content, path, AGAIN, check_seal=False)  # a newer format may have another
+    form = manifest.get("format")
     if type(form) is int and form > FORMAT:
         raise UserError(
             f"{path} is of format {form} and this version of ddm_embed reads up to {FORMAT}; update ddm_embed, or "
             "export again with this version"
         )
-    if form != FORMAT or text != _sealed({name: value for name, value in manifest.items() if name != "sha256"}):
+    if form != FORMAT or content.decode() != _sealed({k: v for k, v in manifest.items() if k != "sha256"}):
         raise UserError(f"{path} has changed since it was written; {AGAIN}")
-    if lacking := [name for name in FIELDS if name not in manifest]:
-        raise UserError(f"{path} lacks {', '.join(lacking)}; {AGAIN}")
+    json_reader.check(manifest, Manifest, path, AGAIN)
+    shape, levels = manifest["image_shape"], [manifest["t"], *manifest["levels"]]
+    if len(shape) != 3 or min(shape) < 1 or not all(0 <= t <= 1 for t in levels) or manifest["step"] < 0:
+        raise UserError(f"{path}: image_shape {shape}, step {manifest['step']}, levels {levels}: not of a run; {AGAIN}")
     return manifest
 
 
@@ -178,7 +202,7 @@ def _sealed(manifest: dict[str, Any]) -> str:
 def _read(path: Path, digest: str | None) -> bytes:
     """A file's content, once it is known to be as it was written."""
     try:
-        content = path.read_bytes()
+        content = files.read_bytes(path, AGAIN, largest=math.inf)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; {AGAIN}") from error
     if content.startswith(b"version https://git-lfs"):

@@ -1,7 +1,6 @@
 """The handle to a run directory: made once with the exact config and dataset, and refused to a run of another."""
 
 import dataclasses
-import fcntl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +19,17 @@ from ddm_embed.errors import UserError
 from ddm_embed.json_reader import sealed
 from ddm_embed.parallel import distributed
 from ddm_embed.runs import checkpoint, outcome
-from ddm_embed.runs.files import check_name, is_store, read_json, stamps, write_json, write_whole
+from ddm_embed.runs.files import (
+    check_name,
+    check_no_links,
+    is_store,
+    locked,
+    read_json,
+    replacing,
+    stamps,
+    write_json,
+    write_whole,
+)
 from ddm_embed.runs.provenance import Versions, versions
 
 CONFIG, VERSIONS, DATA, CLASSES = "config.json", "versions.json", "data.json", "classes.json"
@@ -66,8 +75,8 @@ class RunDirectory:
                 try:
                     self.path.mkdir(parents=True, exist_ok=True)
                     if distributed.is_lead() and not is_store(self.path):
-                        lock = stack.enter_context((self.path / ".lock").open("w"))
-                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        check_no_links(self.path)
+                        stack.enter_context(locked(self.path / ".lock"))
                 except BlockingIOError as error:
                     raise UserError(
                         f"--workdir {self.path}: another process is training in it; wait for it or stop it"
@@ -255,10 +264,8 @@ class RunDirectory:
         self.arrays.mkdir(parents=True, exist_ok=True)
         for before in self.arrays.glob("train_*.npy"):  # of a start that was refused
             before.unlink()
-        temporary = file.with_name(file.name + ".tmp")
-        with temporary.open("wb") as content:
+        with replacing(file) as temporary, temporary.open("xb") as content:
             np.save(content, shown)
-        temporary.replace(file)
 
     def picture(self, name: str | int) -> Path:
         """Where a picture is drawn: under its name, or the number of training steps after which training draws it."""
@@ -266,6 +273,7 @@ class RunDirectory:
 
     def make_pictures(self) -> None:
         """Makes the folder of the pictures. Raises OSError if it cannot be written."""
+        check_no_links(self.path)
         (self.path / outcome.PICTURES).mkdir(exist_ok=True)
 
     def probe(self, name: str) -> outcome.ProbeFolder:

@@ -1,6 +1,7 @@
 """Files of run directories, on a disk or in Google Cloud Storage: how each is read, checked, and written whole."""
 
 import contextlib
+import fcntl
 import io
 import json
 import logging
@@ -10,7 +11,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,9 +99,46 @@ def write_whole(path: Path, content: str | bytes) -> None:
             raise UserError(f"{path} could not be written: {_refusal(error)}") from error
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("xb") as content:
+        content.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside this one where nothing is, for a file that takes its place once it is whole. Neither is followed
+    where it is a link. An OSError names the file."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(data)
+    temporary.unlink(missing_ok=True)  # of a process that was killed, or a link that a stranger laid
+    try:
+        yield temporary
+    except OSError as error:
+        if error.filename is None:  # as of a limit on the size of files
+            error.filename = str(path)
+        raise
     temporary.replace(path)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps what a file stands for to this process, as long as it lives.
+
+    Raises:
+      BlockingIOError: another process has it. OSError: the file cannot be made, or is a link.
+    """
+    number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    with os.fdopen(number, "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def check_no_links(folder: Path) -> None:
+    """Raises UserError where a folder, or something in it, is a link: what is written there would land elsewhere."""
+    if is_store(folder):
+        return
+    for place, folders, names in os.walk(folder):
+        for path in (Path(place, name) for name in ("", *folders, *names)):
+            if path.is_symlink():
+                raise UserError(f"{path}: a link, which would lead what is written there elsewhere; remove it")
 
 
 def read_bytes(path: Path, mend: str, largest: float = LARGEST) -> bytes:

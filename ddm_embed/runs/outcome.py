@@ -9,7 +9,7 @@ import numpy as np
 from ddm_embed import results as results_lib
 from ddm_embed.errors import UserError
 from ddm_embed.results import Results
-from ddm_embed.runs.files import pack, read_arrays, read_bytes, write_whole
+from ddm_embed.runs.files import check_no_links, pack, read_arrays, read_bytes, write_whole
 
 PROBES, PICTURES = "probe", "samples"  # in a run directory
 RESULTS, PREDICTIONS, ATLAS = "results.json", "predictions.npz", "atlas.npz"  # in a probe's folder
@@ -34,6 +34,7 @@ class ProbeFolder:
     def make(self) -> None:
         """Makes the folder. Raises OSError if it cannot be written."""
         self.path.mkdir(parents=True, exist_ok=True)
+        check_no_links(self.path)
 
     def is_done(self) -> bool:
         """Whether the probe has finished: its page is written last."""

@@ -112,7 +112,9 @@ def test_one_changed_byte_of_any_file_is_refused(copied):
         content = file.read_bytes()
         for place in {0, len(content) // 2, len(content) - 1}:
             file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-            with pytest.raises(UserError, match=rf"{file.name}.* has changed since it was written") as error:
+            with pytest.raises(
+                UserError, match=rf"{file.name}.* (has changed since it was written|not readable as JSON)"
+            ) as error:
                 exported.open_export(copied)
             assert "\n" not in str(error.value)
         file.write_bytes(content)
@@ -125,7 +127,9 @@ def test_a_truncated_missing_or_empty_file_is_refused(copied):
         content = file.read_bytes()
         for kept in (content[:-1], content[: len(content) // 2], b""):
             file.write_bytes(kept)
-            with pytest.raises(UserError, match=f"{file.name}.* has changed since it was written"):
+            with pytest.raises(
+                UserError, match=f"{file.name}.* (has changed since it was written|not readable as JSON)"
+            ):
                 exported.open_export(copied)
         file.unlink()
         with pytest.raises(UserError, match=r"is missing|holds no whole export"):
@@ -196,6 +200,65 @@ def test_weights_that_do_not_fit_the_config_are_refused(copied):
     (copied / "config.json").write_text(json.dumps(config))
     reseal(copied)
     with pytest.raises(UserError, match=r"code_in/kernel is float32\[8, 16\], the model has float32\[9, 16\]"):
+        exported.open_export(copied)
+
+
+@pytest.mark.parametrize(
+    "field, value, reason",
+    [
+        ("image_shape", [8, 8], "not of a run"),
+        ("image_shape", [8, -8, 1], "not of a run"),
+        ("image_shape", ["8", 8, 1], "image_shape.0 is .* expected an integer"),
+        ("levels", [0.5, 7.0], "not of a run"),
+        ("t", "0.5", "t is .* expected a number"),
+        ("step", -1, "not of a run"),
+        ("files", [], "files is .* expected an object"),
+        ("scale", {"mean": 1}, "scale.mean is 1, expected a list"),
+    ],
+)
+def test_a_forged_manifest_is_refused_in_one_line(copied, field, value, reason):
+    manifest = json.loads((copied / "export.json").read_text()) | {field: value}
+    manifest = {name: value for name, value in manifest.items() if name != "sha256"}
+    (copied / "export.json").write_text(exported._sealed(manifest))
+    with pytest.raises(UserError, match=rf"export\.json: .*{reason}"):
+        exported.open_export(copied)
+
+
+@pytest.mark.parametrize(
+    "tensors, reason",
+    [
+        ({"encoder": ("F32", [1]), "encoder/b": ("F32", [1])}, "not a file of safetensors"),
+        ({"encoder/b": ("BF16", [2])}, "not a file of safetensors|the model has"),
+        ({"encoder/b": ("F32", [1])}, "the model has"),
+        ({}, "the model has"),
+    ],
+)
+def test_forged_weights_are_refused_in_one_line(copied, tensors, reason):
+    header, place = {}, 0
+    for name, (dtype, shape) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [place, place + 4]}
+        place += 4
+    text = json.dumps(header).encode()
+    (copied / "weights.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * place)
+    reseal(copied)
+    with pytest.raises(UserError, match=reason):
+        exported.open_export(copied)
+
+
+def test_a_forged_config_is_refused_in_one_line(copied):
+    config = json.loads((copied / "config.json").read_text())
+    config["model"]["width"] = 2**40
+    (copied / "config.json").write_text(json.dumps(config))
+    reseal(copied)
+    with pytest.raises(UserError, match=r"config\.model\.width=1099511627776; expected"):
+        exported.open_export(copied)
+
+
+@pytest.mark.parametrize("name", ["export.json", "weights.safetensors", "config.json"])
+def test_a_pipe_in_an_export_is_not_waited_for(copied, name):
+    (copied / name).unlink()
+    os.mkfifo(copied / name)
+    with pytest.raises(UserError, match=f"{name}: not a regular file"):
         exported.open_export(copied)
 
 

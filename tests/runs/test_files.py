@@ -1,3 +1,6 @@
+import re
+import resource
+import shutil
 import sys
 from pathlib import Path
 
@@ -5,6 +8,7 @@ import pytest
 
 from ddm_embed.errors import UserError
 from ddm_embed.runs import files
+from ddm_embed.runs.directory import RunDirectory
 
 
 def test_a_path_of_this_machine_is_taken_as_it_is():
@@ -33,17 +37,55 @@ def test_a_file_is_written_whole_with_its_folder(content, tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+def test_a_write_that_fails_leaves_the_file_as_it_was_and_names_it(tmp_path):
     path = tmp_path / "file"
     files.write_whole(path, "before")
-
-    def full(*_) -> None:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
-        files.write_whole(path, "after")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match=rf"File too large: '{re.escape(str(path))}'"):
+            files.write_whole(path, "after" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert path.read_text() == "before"
+
+
+@pytest.mark.parametrize("name", ["config.json", "config.json.tmp"])
+def test_a_link_is_replaced_and_not_followed(tmp_path, name):
+    (tmp_path / "elsewhere").write_text("precious")
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    files.write_whole(tmp_path / "config.json", "{}")
+    assert (tmp_path / "elsewhere").read_text() == "precious" and (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_a_lock_that_is_a_link_is_not_opened(tmp_path):
+    (tmp_path / "elsewhere").write_text("precious")
+    (tmp_path / ".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic link"), files.locked(tmp_path / ".lock"):
+        pass
+    assert (tmp_path / "elsewhere").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "name", [".lock", "corrupt", "samples", "tensorboard", "checkpoints/10.orbax-tmp", "probe/linear"]
+)
+def test_a_run_with_a_link_in_it_is_not_written_to(tiny_run, tmp_path, name):
+    run = shutil.copytree(tiny_run[1], tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.rmtree(run / name, ignore_errors=True)
+    (run / name).unlink(missing_ok=True)
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    directory = RunDirectory(run)
+    reason = f"{re.escape(str(run / name))}: a link, which would lead what is written there elsewhere; remove it"
+    with pytest.raises(UserError, match=reason), directory.locked():
+        pass
+    with pytest.raises(UserError, match=reason):
+        directory.make_pictures()
+    if name.startswith("probe"):
+        with pytest.raises(UserError, match=reason):
+            directory.probe("linear").make()
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_a_folder_is_moved_with_all_that_is_in_it(tmp_path):
