@@ -46,6 +46,7 @@ setup(
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"],
         "gcs": ["gcsfs>=2026.9,<2027"],
         "test": [
+            "hypothesis>=6.100,<7",
             "ipykernel>=6.29,<8",
             "nbclient>=0.10,<0.12",
             "nbformat>=5.10,<6",

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 from ddm_embed.errors import UserError
 
-SEAL = "sha256"
+MARK, SEAL = "sealed", "sha256"  # the first field and the last, so that no damage in one place takes both
 DEEPEST = 64  # objects and lists within one another
 DIGITS = 19  # of an integer
 WORDS = {dict: "an object", list: "a list", str: "a text", int: "an integer", float: "a number", bool: "true or false"}
@@ -38,14 +38,17 @@ def read(text: str | bytes, file: Any, mend: str, form: Any = dict, check_seal: 
     except (ValueError, RecursionError) as error:  # neither UTF-8 nor JSON
         raise UserError(f"{file}: not readable as JSON ({error}); {mend}") from error
     check(found, form, file, mend)
-    if check_seal and isinstance(found, dict) and SEAL in found and found.pop(SEAL) != _digest(found):
-        raise UserError(f'{file}: has changed since it was written; {mend} (if you changed it, delete its "{SEAL}")')
+    if check_seal and isinstance(found, dict) and (SEAL in found or MARK in found):
+        digest, _ = found.pop(SEAL, None), found.pop(MARK, None)
+        if digest != _digest(found):
+            mend += f' (if you changed it, delete its "{MARK}" and "{SEAL}")'
+            raise UserError(f"{file}: has changed since it was written; {mend}")
     return found
 
 
 def sealed(value: dict[str, Any]) -> dict[str, Any]:
     """The same object with its digest."""
-    return value | {SEAL: _digest(json.loads(json.dumps(value)))}  # as it is read: every key a text
+    return {MARK: True} | value | {SEAL: _digest(json.loads(json.dumps(value)))}  # as it is read: every key a text
 
 
 def check(found: Any, form: Any, file: Any, mend: str) -> None:

@@ -44,6 +44,35 @@ class Protocol(TypedDict):
     test_accuracy_draws: NotRequired[list[float] | None]
 
 
+class Definition(TypedDict, total=False):
+    """What all protocols have in common: of its fields those that programs need."""
+
+    times: list[float]
+    training_images: int
+    test_images: int
+    noise_draws: int
+
+
+class Seeds(TypedDict):
+    """Of the training and of the probe."""
+
+    train: int
+    probe: int
+
+
+class Manifest(TypedDict, total=False):
+    """What the figures come from, see `runs.provenance.manifest`."""
+
+    run: str
+    config_hash: str
+    commit: str | None
+    dirty: bool | None
+    versions: dict[str, str | None]
+    python: str
+    device: str
+    created: str
+
+
 class Results(TypedDict, total=False):
     """All that results.json holds. Without labels there is nothing from `protocol` to `confusion`.
 
@@ -55,10 +84,10 @@ class Results(TypedDict, total=False):
     kind: str
     name: str
     checkpoint_step: int
-    seeds: dict[str, int] | None
+    seeds: Seeds | None
     classes: list[str] | None
     warnings: list[str] | None
-    protocol: dict[str, Any] | None
+    protocol: Definition | None
     protocols: dict[str, Protocol] | None
     profile: list[Point] | None
     selected: Chosen | None
@@ -71,7 +100,7 @@ class Results(TypedDict, total=False):
     predictions: str | None
     measures: dict[str, Any] | None
     timing: dict[str, Any] | None
-    manifest: dict[str, Any]
+    manifest: Manifest
 
 
 class Baseline(NamedTuple):
@@ -166,4 +195,4 @@ def read(text: str | bytes, file: Any, mend: str, required: tuple[str, ...] = ()
 
 
 def _has(found: dict[str, Any], outer: str, inner: str) -> bool:
-    return inner in (found.get(outer) or {})
+    return isinstance(found.get(outer), dict) and inner in found[outer]

@@ -31,7 +31,7 @@ def gift(folder, tiny_run):
     file = folder / "run" / "config.json"
     config = json.loads(file.read_text())
     config["diffusion"]["weight"] = "gift:f"
-    del config["sha256"]
+    del config["sealed"], config["sha256"]
     file.write_text(json.dumps(config))
     return folder / "run"
 

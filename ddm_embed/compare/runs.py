@@ -11,7 +11,7 @@ from ddm_embed.errors import UserError
 from ddm_embed.results import BASELINES, Chosen, Results, baseline_of
 from ddm_embed.runs.outcome import ProbeFolder, probes
 
-FIELDS = ("dataset", "seeds", "checkpoint_step", "protocol", "protocols", "manifest")
+FIELDS = ("dataset", "seeds", "checkpoint_step", "protocol", "protocols", "manifest", "seeds.train", "seeds.probe")
 MANIFEST = tuple(f"manifest.{name}" for name in ("run", "config_hash", "commit", "dirty", "versions", "device"))
 
 

@@ -353,7 +353,8 @@ def read_part(folder: Path, chunk: int, images: range, shape: tuple[int, int]) -
         return None
     embedding, positions = found["embedding"], found["position"]
     sound = (
-        (embedding.dtype, positions.dtype, embedding.shape) == (np.float32, np.int64, (len(positions), *shape))
+        (embedding.dtype, positions.dtype, positions.ndim) == (np.float32, np.int64, 1)
+        and embedding.shape == (len(positions), *shape)
         and np.all(np.isfinite(embedding))
         and all(list(map(type, pair)) == [int, str] for pair in bad)
         and sorted(positions.tolist() + [position for position, _ in bad]) == list(images)

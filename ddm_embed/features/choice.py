@@ -33,8 +33,9 @@ def choose(workdir: Path, models: Models, timeless: bool) -> tuple[Choice, tuple
     for name, results in _probes(workdir):
         chosen = results.get("selected") or {}
         if chosen.get("feature") in models.features and chosen.get("t") is not None:
-            read = (0.0,) if timeless else tuple(float(t) for t in results["protocol"]["times"])
-            by = f"probe {name} of step {results['checkpoint_step']}"
+            times = (results.get("protocol") or {}).get("times") or levels
+            read = (0.0,) if timeless else tuple(float(t) for t in times)
+            by = f"probe {name} of step {results.get('checkpoint_step')}"
             return Choice(chosen["feature"], float(chosen["t"]), by), read
     return Choice(usual_feature(models), 0.0 if timeless else USUAL, "nobody: the run has not been probed"), levels
 

@@ -207,7 +207,9 @@ def test_a_run_that_noted_no_digest_is_read(moved):
     directory, _, here = moved
     noted = json.loads((directory.path / "data.json").read_text())
     del noted["digest"]
-    (directory.path / "data.json").write_text(json.dumps({k: v for k, v in noted.items() if k != "sha256"}))
+    (directory.path / "data.json").write_text(
+        json.dumps({k: v for k, v in noted.items() if k not in ("sealed", "sha256")})
+    )
     assert len(directory.open_data(directory.read_config(), f"folder:{here}/photos").train) == 32
 
 
