@@ -43,7 +43,10 @@ def as_model_input(
       UserError: they are nothing of the kind, cannot be read, or have values beyond the range.
     """
     if scale is not None:
-        return scale.apply(as_sequences(images, image_shape[1:]))[:, None]
+        try:
+            return scale.apply(as_sequences(images, image_shape[1:]))[:, None]
+        except ValueError as error:
+            raise UserError(f"sequences that hold {error}; leave these out") from error
     images = _listed(images)
     if not _is_many(images) and np.ndim(images) == 2 and np.shape(images)[1] == np.prod(image_shape):
         images = np.reshape(np.asarray(images), (-1, *image_shape))

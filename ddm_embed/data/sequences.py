@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32, Num
 
 from ddm_embed.errors import UserError
 
+FARTHEST = 1e6  # standard deviations that a value may be away; none of N values that they were taken of is beyond √N
 CHUNK_BYTES = 2**26  # of a file, read at a time
 
 Raw = Num[np.ndarray, "number length channel"]
@@ -22,9 +23,19 @@ class Scale(NamedTuple):
     std: Float[np.ndarray, " channel"]
 
     def apply(self, raw: Num[np.ndarray, "*any length channel"]) -> Float[np.ndarray, "*any length channel"]:
-        """Raw values, of any number type, as float32 of mean 0 and standard deviation 1 over the training set."""
+        """Raw values, of any number type, as float32 of mean 0 and standard deviation 1 over the training set.
+
+        Raises:
+          ValueError: a value is NaN, infinite, or so far from the training set's that a network would overflow.
+        """
         # In float64, so that a large offset of a channel does not swallow its signal.
-        return ((np.asarray(raw, np.float64) - self.mean) / self.std).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = ((np.asarray(raw, np.float64) - self.mean) / self.std).astype(np.float32)
+        if not np.all(np.isfinite(raw)):
+            raise ValueError("NaN or infinity")
+        if not np.all(np.abs(scaled) <= FARTHEST):
+            raise ValueError(f"a value more than {FARTHEST:g} standard deviations away from the training set's")
+        return scaled
 
     def to_json(self) -> dict[str, list[float]]:
         """As in a run's `data.json`; float32 values survive the way there and back."""
@@ -93,11 +104,16 @@ def scale_of(raw: Raw, file: Path) -> Scale:
     return scale
 
 
-def check_finite(raw: Raw, file: Path) -> None:
-    """Raises UserError, naming the first sequence, if a value is NaN or infinite."""
-    if raw.dtype.kind == "f":
-        for _ in _finite_parts(raw, file):
-            pass
+def check_scaled(raw: Raw, scale: Scale, file: Path) -> None:
+    """Raises UserError, naming the first sequence, where a value is NaN or infinite, or is so once it is scaled."""
+    start = 0
+    for part in _finite_parts(raw, file):
+        for place, sequence in enumerate(part):
+            try:
+                scale.apply(sequence)
+            except ValueError as error:
+                raise UserError(f"{file}: sequence {start + place} holds {error}; leave it out") from error
+        start += len(part)
 
 
 def _finite_parts(raw: Raw, file: Path) -> Iterator[Float[np.ndarray, "part length channel"]]:

@@ -209,10 +209,10 @@ def _sequence_reader(array: np.ndarray, file: Path, run: Run) -> Callable[[int],
         )
 
     def read(position: int) -> Input:
-        row = np.asarray(rows[position])
-        if not np.all(np.isfinite(row)):
-            raise Unreadable("holds NaN or infinity")
-        return run.scale.apply(row).reshape(1, length, channels)
+        try:
+            return run.scale.apply(np.asarray(rows[position])).reshape(1, length, channels)
+        except ValueError as error:
+            raise Unreadable(f"holds {error}") from error
 
     return read
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,9 +7,12 @@ import pytest
 from conftest import tiny_config
 
 from ddm_embed.data import augment, pipeline, sequences
+from ddm_embed.data.image_file import Rules
+from ddm_embed.data.inputs import as_model_input
 from ddm_embed.data.sequences import Scale
 from ddm_embed.data.sources import open_source
 from ddm_embed.data.types import read_all
+from ddm_embed.embed.listing import Unreadable, _list_rows
 from ddm_embed.errors import UserError
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.runs.directory import RunDirectory
@@ -98,6 +103,24 @@ def test_a_run_notes_the_scale_and_refuses_another(folder, tmp_path):
     np.save(folder / "train_sequences.npy", np.load(folder / "train_sequences.npy") * 1.01)
     with pytest.raises(UserError, match="has changed since"):
         run.check_data(open_source(config_of(folder)))
+
+
+@pytest.mark.parametrize("value", [1e300, -1e30, 1e12])
+def test_a_value_that_would_overflow_is_said_where_it_comes_in(folder, value, tmp_path):
+    run = SimpleNamespace(scale=open_source(config_of(folder)).scale, image_shape=(1, 24, 3))
+    rows = np.random.default_rng(1).normal(size=(6, 24, 3))
+    rows[4, 7, 1] = value
+    far = "a value more than 1e[+]06 standard deviations away"
+    np.save(tmp_path / "rows.npy", rows)
+    read = _list_rows(tmp_path / "rows.npy", run).read
+    assert read(3).shape == (1, 24, 3)
+    with pytest.raises(Unreadable, match=f"holds {far}"):
+        read(4)
+    with pytest.raises(UserError, match=f"sequences that hold {far}"):
+        as_model_input(rows, run.image_shape, (0, 1), run.scale, Rules())
+    np.save(folder / "test_sequences.npy", rows)
+    with pytest.raises(UserError, match=rf"test_sequences\.npy: sequence 4 holds {far}"):
+        open_source(config_of(folder))
 
 
 @pytest.mark.slow
