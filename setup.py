@@ -19,7 +19,7 @@ setup(
     packages=[*find_packages(include=["ddm_embed", "ddm_embed.*"]), "ddm_embed.configs"],
     package_dir={"ddm_embed.configs": "configs"},  # `--config digits` finds them where there is no clone
     package_data={"ddm_embed": ["fields.tsv"], "ddm_embed.report": ["page.css", "page.js"]},
-    python_requires=">=3.11,<3.14",
+    python_requires=">=3.11,<3.15",
     install_requires=[
         "absl-py>=2.1,<3",
         "clu>=0.0.12,<0.1",
@@ -65,5 +65,6 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
     ],
 )

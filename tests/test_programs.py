@@ -143,6 +143,13 @@ def test_ctrl_c_ends_the_probe_in_one_line(wait, tiny_run, tmp_path):
     assert "Traceback" not in errors
 
 
+def test_without_a_home_programs_are_not_cached_and_nothing_else_changes(monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where a container's user is a number alone
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    assert run_program("ddm_embed.sample", "--list").returncode == 0
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
 def test_closed_and_broken_streams_end_nothing_without_a_word(tiny_run, tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((3, 8, 8, 1), np.uint8))
     embed = (

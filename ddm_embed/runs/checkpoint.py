@@ -8,9 +8,10 @@ renames the whole, or marks it as such on a store.
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol, Self
 
 import jax
@@ -18,7 +19,7 @@ import orbax.checkpoint as ocp
 
 from ddm_embed.errors import UserError, store_errors
 from ddm_embed.parallel import distributed
-from ddm_embed.runs.files import absolute, check_name, is_store, move, read_json, sizes, write_json
+from ddm_embed.runs.files import absolute, check_name, is_store, move, read_json, sizes, write_json, write_whole
 
 logger = logging.getLogger("ddm_embed")
 
@@ -44,14 +45,15 @@ class Checkpoints:
 
     Args:
       workdir: the run directory.
-      keep: how many of the newest are kept.
+      keep: how many of the newest are kept. notes: what the run noted when it began, by file: written again at a save
+        where it has gone, so that a directory that was deleted or emptied meanwhile holds a whole run.
     """
 
-    def __init__(self, workdir: Path, keep: int):
+    def __init__(self, workdir: Path, keep: int, notes: Mapping[Path, bytes] = MappingProxyType({})):
         self._workdir = absolute(workdir)  # Orbax takes no relative path
         self._directory = self._workdir / FOLDER
         self._aside = self._workdir / ASIDE
-        self._keep = keep
+        self._keep, self._notes = keep, notes
         self._manager: ocp.CheckpointManager | None = None
         self._trusted = False  # whether a checkpoint has been read that this process saved
 
@@ -84,6 +86,11 @@ class Checkpoints:
         Raises:
           UserError: this save, or the one before it in the background, failed.
         """
+        gone = [file for file in self._notes if not file.exists()] if distributed.is_lead() else []
+        if gone:
+            logger.warning("%s was deleted or emptied: %s and more are gone; training goes on", self._workdir, gone[0])
+        for file in gone:
+            write_whole(file, self._notes[file])
         items = {"train": _train_item(state), "ema": state.ema_params}
         with _failed_save(self._directory):
             self._open().save(

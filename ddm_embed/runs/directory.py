@@ -33,6 +33,7 @@ from ddm_embed.runs.files import (
 from ddm_embed.runs.provenance import Versions, versions
 
 CONFIG, VERSIONS, DATA, CLASSES = "config.json", "versions.json", "data.json", "classes.json"
+PARAMETERS = "parameters.txt"
 MEND = "restore it, or train again"
 
 
@@ -229,6 +230,11 @@ class RunDirectory:
         except FileNotFoundError as error:
             raise UserError(f"{file} is missing: the run's classifier cannot be read without it; restore it") from error
 
+    def notes(self) -> dict[Path, bytes]:
+        """What the run has noted of itself, by file, as it stands there."""
+        files = [self.path / name for name in (CONFIG, VERSIONS, DATA, CLASSES, PARAMETERS)]
+        return {file: file.read_bytes() for file in files if file.exists()}
+
     def read_versions(self) -> Versions:
         """What the run was started with; empty where that was not noted, or cannot be read: nothing depends on it."""
         try:
@@ -238,7 +244,7 @@ class RunDirectory:
 
     def write_parameters(self, overview: str) -> Path:
         """Writes the list of parameters; the path of the file."""
-        path = self.path / "parameters.txt"
+        path = self.path / PARAMETERS
         write_whole(path, overview + "\n")
         return path
 

@@ -104,7 +104,8 @@ def train_in(config: ConfigDict, workdir: Path, data: Source) -> Outcome:
     abstract = abstract_state(init, optimizer, mesh)
 
     # From here on: a signal that comes while XLA compiles is heard when it has done so.
-    with stop_on_signal() as stop, closing(Checkpoints(workdir, config.train.keep_checkpoints)) as checkpoints:
+    notes = RunDirectory(workdir).notes()
+    with stop_on_signal() as stop, closing(Checkpoints(workdir, config.train.keep_checkpoints, notes)) as checkpoints:
         distributed.progress()
         state = checkpoints.restore(abstract)
         if state is None:

@@ -15,6 +15,7 @@ from conftest import ROOT, flags_of, run_program, saved_arrays, tiny_config
 
 from ddm_embed.diffusion.objective import Terms
 from ddm_embed.errors import UserError
+from ddm_embed.features.run import open_run
 from ddm_embed.train import loop
 from ddm_embed.train.loop import train
 from ddm_embed.train.metrics import StepMetrics
@@ -164,3 +165,24 @@ def test_nothing_compiles_after_the_first_log_line(tmp_path, caplog):
     logged = [place for place, message in enumerate(messages) if message.startswith("step ")]
     assert len(logged) == 8 and any("train_step" in messages[place] for place in compiled)
     assert max(compiled) < logged[0], [messages[place] for place in compiled if place > logged[0]]
+
+
+@pytest.mark.parametrize("emptied", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_work_directory_that_is_deleted_meanwhile_holds_a_whole_run_again(
+    emptied, tiny_run, tmp_path, monkeypatch, caplog
+):
+    log, run = loop.Progress.log, tmp_path / "run"
+
+    def delete(progress, done, total):
+        log(progress, done, total)
+        if done == 15:
+            shutil.rmtree(run)
+            if emptied:
+                run.mkdir()
+
+    monkeypatch.setattr(loop.Progress, "log", delete)
+    config = tiny_config()
+    assert train(config, run).finished and "was deleted or emptied" in caplog.text
+    assert_bit_identical(saved_arrays(run, 20), saved_arrays(tiny_run[1], 20))
+    again = train(config, run)
+    assert again.finished and again.nothing_to_do and open_run(run).step == 20
