@@ -150,6 +150,7 @@ def test_without_a_home_programs_are_not_cached_and_nothing_else_changes(monkeyp
     assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
 
 
+@pytest.mark.slow
 def test_closed_and_broken_streams_end_nothing_without_a_word(tiny_run, tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((3, 8, 8, 1), np.uint8))
     embed = (

@@ -8,7 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, run_module, saved_arrays
+from conftest import ROOT, run_module, run_program, saved_arrays
 
 from ddm_embed.features.run import open_run
 
@@ -79,9 +79,10 @@ def test_programs_write_the_same_embeddings_and_exports_under_all_switches(tiny_
     assert run_module("ddm_embed.embed", *arguments, **SWITCHES).returncode == 0
     run = open_run(tiny_run[1])
     assert np.load(out)["embedding"].tobytes() == run.embed(IMAGES, (0.2, 0.9), "denoiser_1").tobytes()
-    for name, environment in (("plain", {}), ("switched", SWITCHES)):
-        told = run_module("ddm_embed.export", workdir, f"--out={tmp_path / name}", **environment)
-        assert told.returncode == 0, told.stderr
+    told = run_program("ddm_embed.export", workdir, f"--out={tmp_path}/plain")
+    assert told.returncode == 0, told.stderr
+    told = run_module("ddm_embed.export", workdir, f"--out={tmp_path}/switched", **SWITCHES)
+    assert told.returncode == 0, told.stderr
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("plain", "switched")]
     programs = [
         jax.export.deserialize((tmp_path / name / "embed.jax_export").read_bytes()) for name in ("plain", "switched")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_on_eight
+from conftest import on_eight_once
 
 SCRIPT = Path(__file__).with_name("eight_devices.py")
 
@@ -15,18 +15,18 @@ OTHERS = ["8x1x1", "1x8x1", "1x1x8", "1x1x1 in 4", "4x2x1", "2x1x4 in 2", "1x4x2
 
 
 @pytest.fixture(scope="module")
-def report():
-    return run_on_eight(SCRIPT, "1x1x1", TOGETHER, "created")
+def report(tmp_path_factory):
+    return on_eight_once(tmp_path_factory, SCRIPT, "1x1x1", TOGETHER, "created")
 
 
 @pytest.fixture(scope="module")
-def made_of_it():
-    return run_on_eight(SCRIPT, "features", "samples")
+def made_of_it(tmp_path_factory):
+    return on_eight_once(tmp_path_factory, SCRIPT, "features", "samples")
 
 
 @pytest.fixture(scope="module")
-def full_report(report):
-    return report | run_on_eight(SCRIPT, *OTHERS, "1x1x1 scan", "2x2x2 scan", "1x4x2 scan in 2")
+def full_report(report, tmp_path_factory):
+    return report | on_eight_once(tmp_path_factory, SCRIPT, *OTHERS, "1x1x1 scan", "2x2x2 scan", "1x4x2 scan in 2")
 
 
 def assert_same_curve(report, run, one="1x1x1"):

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from conftest import run_on_eight
+from conftest import on_eight_once, run_on_eight
 
 SCRIPT = Path(__file__).with_name("compile_on_eight.py")
 
 
 @pytest.fixture(scope="module")
-def rows():
-    return run_on_eight(SCRIPT, "data", "fsdp")
+def rows(tmp_path_factory):
+    return on_eight_once(tmp_path_factory, SCRIPT, "data", "fsdp")
 
 
 def summed(row, kind):

@@ -78,7 +78,7 @@ def test_validation_images_choose_and_join_the_final_fit(tiny_run, probe, monkey
     monkeypatch.setattr(protocol, "split_fold", split_fold)
     monkeypatch.setattr(directory.RunDirectory, "check_data", lambda directory, source: None)
     quick = probe.copy_and_resolve_references()
-    quick.update(times=(0.0,), noise_draws=1, selection_images=300, measures=False)
+    quick.update(times=(0.0,), noise_draws=1, selection_images=300, measures=False, protocols=("knn",))
     found = protocol.evaluate(tiny_run[0], quick, tiny_run[1]).results
     assert len(folds[0].fit) == 300 and folds[0].validation.tolist() == list(range(300, 400))
     labels = original(tiny_run[0]).test.read_labels()[:100]
