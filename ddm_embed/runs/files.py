@@ -132,11 +132,12 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def check_no_links(folder: Path) -> None:
-    """Raises UserError where a folder, or something in it, is a link: what is written there would land elsewhere."""
+    """Raises UserError where something in a folder is a link: what is written there would land elsewhere. The folder
+    itself is the user's choice, and may be one."""
     if is_store(folder):
         return
     for place, folders, names in os.walk(folder):
-        for path in (Path(place, name) for name in ("", *folders, *names)):
+        for path in (Path(place, name) for name in (*folders, *names)):
             if path.is_symlink():
                 raise UserError(f"{path}: a link, which would lead what is written there elsewhere; remove it")
 

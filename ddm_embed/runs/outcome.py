@@ -32,9 +32,9 @@ class ProbeFolder:
         return self.path / "profile.png"
 
     def make(self) -> None:
-        """Makes the folder. Raises OSError if it cannot be written."""
+        """Makes the folder. Raises OSError if it cannot be written, UserError where the run directory has links."""
+        check_no_links(self.path.parents[1])
         self.path.mkdir(parents=True, exist_ok=True)
-        check_no_links(self.path)
 
     def is_done(self) -> bool:
         """Whether the probe has finished: its page is written last."""

@@ -92,3 +92,10 @@ def test_a_folder_is_moved_with_all_that_is_in_it(tmp_path):
     files.write_whole(tmp_path / "a" / "inner" / "file", "text")
     files.move(tmp_path / "a", tmp_path / "aside" / "b")
     assert (tmp_path / "aside" / "b" / "inner" / "file").read_text() == "text" and not (tmp_path / "a").exists()
+
+
+def test_a_run_directory_may_itself_be_a_link(tiny_run, tmp_path):
+    shutil.copytree(tiny_run[1], tmp_path / "run")
+    (tmp_path / "here").symlink_to(tmp_path / "run")
+    with RunDirectory(tmp_path / "here").locked():
+        RunDirectory(tmp_path / "here").probe("linear").make()
