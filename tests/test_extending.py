@@ -19,6 +19,7 @@ from ddm_embed.report import sections
 from ddm_embed.sample import pictures
 from ddm_embed.validate import validate
 
+pytestmark = pytest.mark.slow  # trains, probes, draws and compares
 PAGE = ROOT / "docs" / "extending.md"
 REGISTRIES = (
     methods.METHODS,

@@ -71,6 +71,7 @@ def test_a_switch_changes_no_bit_of_what_the_library_does(switch, tiny_run, expe
         assert found[1][name].dtype == value.dtype and found[1][name].tobytes() == value.tobytes(), name
 
 
+@pytest.mark.slow
 def test_programs_write_the_same_embeddings_and_exports_under_all_switches(tiny_run, tmp_path):
     """In processes that JAX has not been imported into, where variables are read."""
     workdir = f"--workdir={tiny_run[1]}"

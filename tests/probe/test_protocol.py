@@ -62,6 +62,7 @@ def with_test_labels(monkeypatch, labels):
     return reads
 
 
+@pytest.mark.slow
 def test_validation_images_choose_and_join_the_final_fit(tiny_run, probe, monkeypatch):
     """They judge every choice alone; the encoder has not seen them."""
     original, folds = directory.open_source, []

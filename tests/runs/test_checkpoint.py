@@ -68,6 +68,7 @@ def test_any_damaged_file_is_noticed_and_the_checkpoint_before_is_taken(run, tmp
     assert "checkpoint 20 is damaged" in caplog.text and (workdir / "corrupt" / "20").is_dir()
 
 
+@pytest.mark.slow
 def test_after_a_fall_back_training_reaches_the_end_again(run):
     config, workdir = run
     (workdir / "checkpoints" / "20" / "_CHECKPOINT_METADATA").unlink()
