@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,9 @@ gc.set_threshold(50_000, 20, 20)  # tracing makes much that lives for long: seld
 # For programs whose result is tested; a worker inherits what is set below.
 AS_USERS_DO = os.environ.get("XLA_FLAGS", "").replace(QUICK_TO_COMPILE, "").strip()
 os.environ["XLA_FLAGS"] = f"{AS_USERS_DO} {QUICK_TO_COMPILE}".strip()  # before JAX's first use; subprocesses inherit it
+# A shell's background jobs ignore Ctrl-C, as nohup's do SIGHUP, and so would each process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def tiny_config(**changes):

@@ -108,7 +108,7 @@ def start_main(config, workdir):
     return process, read_until
 
 
-ENDLESS = {"train.steps": 10**6, "train.checkpoint_every": 10**6, "train.log_every": 20}
+ENDLESS = {"train.steps": 10**5, "train.checkpoint_every": 10**6, "train.log_every": 20}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_signal_saves_and_exits_with_its_own_code(number, words, tmp_path):
     process.send_signal(number)
     errors = read_until("no such words")
     assert process.wait(timeout=60) == 75, errors
-    step = int(re.search(r"saved at step (\d+) of 1000000; run the same command again", errors).group(1))
+    step = int(re.search(r"saved at step (\d+) of 100000; run the same command again", errors).group(1))
     assert (tmp_path / "run" / "checkpoints" / str(step) / "digest.json").exists()
     assert "Traceback" not in errors
 

@@ -1,9 +1,11 @@
 """Images in a folder: one class per sub-folder, or none; its owner may have split it into `train`, `val` and `test`."""
 
 import dataclasses
+import errno
 import hashlib
 import logging
 import os
+import stat
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -80,9 +82,17 @@ class Found(NamedTuple):
     def files(self) -> list[Path]:
         return [*self.beside, *(file for part in self.splits.values() for file in part.files)]
 
-    def left_out(self) -> list[str]:
-        """What was left out, in one line; none if nothing was."""
-        return [f"left out: {', '.join(f'{n} {what}' for what, n in sorted(self.left.items()))}"] * bool(self.left)
+    def notes(self, root: Path) -> list[str]:
+        """What was left out, in lines; links by their names below `root`."""
+        notes = [f"{link.relative_to(root)}: a link to a folder that holds it; left out" for link in self.back]
+        notes += [f"{link.relative_to(root)}: a link to a folder; not followed" for link in self.links]
+        counted = ", ".join(f"{n} {what}" for what, n in sorted((+self.left).items()))
+        return notes + [f"left out: {counted}"] * bool(counted)
+
+    def check_readable(self) -> None:
+        """Raises UserError if there was a folder that cannot be read."""
+        for error in self.closed:
+            raise UserError(f"{error.filename}: cannot be read ({error.strerror}); its images would be left out")
 
 
 def look(folder: Path) -> Found:
@@ -113,16 +123,20 @@ def look(folder: Path) -> Found:
             files += chosen(Path(place), names)
         return sorted(files)
 
-    def inside(folder: Path) -> Part:
+    def folders_of(folder: Path) -> list[Path]:
         """A link to another folder counts as that folder: a class may lie elsewhere."""
-        real, entries = folder.resolve(), sorted(folder.iterdir())
-        folders = [d for d in entries if d.is_dir()]
+        real, folders = folder.resolve(), sorted(d for d in folder.iterdir() if d.is_dir())
         up = [d for d in folders if d.is_symlink() and real.is_relative_to(d.resolve())]
         back.extend(up)
         left["hidden"] += sum(_is_systems(d.name) for d in folders)
-        groups = {d.name: below(d) for d in folders if d not in up and not _is_systems(d.name)}
-        here = chosen(folder, [file.name for file in entries if not file.is_dir()])
-        return Part(here, {name: files for name, files in groups.items() if files})
+        return [d for d in folders if d not in up and not _is_systems(d.name)]
+
+    def files_of(folder: Path) -> list[Path]:
+        return chosen(folder, sorted(file.name for file in folder.iterdir() if not file.is_dir()))
+
+    def inside(folder: Path) -> Part:
+        groups = {d.name: below(d) for d in folders_of(folder)}
+        return Part(files_of(folder), {name: files for name, files in groups.items() if files})
 
     whole = inside(folder)
     names = _splits_of(folder, whole.classes)
@@ -130,9 +144,12 @@ def look(folder: Path) -> Found:
     if names:
         for told in (left, links, back, closed):  # which is told again, by split
             told.clear()
-        beside = chosen(folder, [file.name for file in folder.iterdir() if not file.is_dir()])
+        beside = files_of(folder)
+        for other in folders_of(folder):  # without an image, or it would not be split
+            if other.name not in names.values():
+                below(other)
         splits = {split: inside(folder / name) for split, name in names.items()}
-    return Found(splits, beside, +left, sorted(links), sorted(back), closed)
+    return Found(splits, beside, left, sorted(links), sorted(back), closed)
 
 
 def _is_systems(name: str) -> bool:
@@ -178,7 +195,8 @@ def open_source(rest: str, data: ConfigDict) -> Source:
     if not path.is_dir():
         raise UserError(f"config.data.name='folder:{path}': no such folder")
     found = look(path)
-    listed = {name: _listed(path, part) for name, part in found.splits.items()}
+    found.check_readable()
+    listed = {name: _listed(path, part, found.left) for name, part in found.splits.items()}
     classes = listed["train"][2]
     for name, (_, _, own) in listed.items():
         if own != classes:
@@ -193,7 +211,7 @@ def open_source(rest: str, data: ConfigDict) -> Source:
         found.left["images beside the splits"] += len(found.beside)
     counted = ", ".join(f"{name} {len(part)}" for name, (part, _, _) in listed.items())
     logger.info("folder:%s: %s; %s", path, counted, _words(classes, listed["train"][1]))
-    for note in [*found.left_out(), *notes_on(files, rules)]:
+    for note in [*found.notes(path), *notes_on(files, rules)]:
         logger.warning("folder:%s: %s", path, note)
 
     names = "\n".join(file.relative_to(path).as_posix() for file in files)
@@ -220,14 +238,39 @@ def _words(classes: tuple[str, ...] | None, labels: np.ndarray | None = None) ->
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The image files in a folder and below it, in order."""
-    return sorted(file for file in look(folder).files if file.is_file())
+    """The image files in a folder and below it, in order.
+
+    Raises:
+      UserError: a folder or file cannot be read.
+    """
+    found = look(folder)
+    found.check_readable()
+    return sorted(_regular(found.files, found.left))
 
 
-def _listed(folder: Path, part: Part) -> tuple[tuple[Path, ...], np.ndarray | None, tuple[str, ...] | None]:
+def _regular(files: list[Path], left: Counter[str]) -> list[Path]:
+    """Those that are files: pipes and links to nothing are counted as left out.
+
+    Raises:
+      UserError: it cannot be told of one.
+    """
+    regular = []
+    for file in files:
+        try:
+            regular += [file] if stat.S_ISREG(file.stat().st_mode) else []
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ELOOP):
+                raise UserError(f"{file}: cannot be read ({error.strerror}); it would be left out") from error
+    left["links to nothing, or no files"] += len(files) - len(regular)
+    return regular
+
+
+def _listed(
+    folder: Path, part: Part, left: Counter[str]
+) -> tuple[tuple[Path, ...], np.ndarray | None, tuple[str, ...] | None]:
     """(files, labels, classes) of a split: sorted, so that positions do not depend on the file system."""
-    here = [f for f in part.here if f.is_file()]
-    by_class = {name: [f for f in files if f.is_file()] for name, files in part.classes.items()}
+    here = _regular(part.here, left)
+    by_class = {name: _regular(files, left) for name, files in part.classes.items()}
     by_class = {name: files for name, files in by_class.items() if files}
     if here and by_class:
         raise UserError(

@@ -115,9 +115,7 @@ def list_folder(root: Path, image_shape: tuple[int, int, int], rules: Rules) -> 
         labels += [""] * len(part.here)
         for name, group in part.classes.items():
             labels += [printable(name) if len(part.classes) > 1 else ""] * len(group)
-    notes = [f"{_name(link, root)}: a link to a folder that holds it; left out" for link in found.back]
-    notes += [f"{_name(link, root)}: a link to a folder; not followed" for link in found.links]
-    notes += found.left_out() + notes_on(files, rules)
+    notes = found.notes(root) + notes_on(files, rules)
     closed = [(_name(Path(e.filename), root), e.strerror or str(e)) for e in found.closed]
     if not files and not closed:
         raise UserError(f"--images {root}: holds no images ({SOME_SUFFIXES})")

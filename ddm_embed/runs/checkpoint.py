@@ -55,7 +55,8 @@ class Checkpoints:
         self._aside = self._workdir / ASIDE
         self._keep, self._notes = keep, notes
         self._manager: ocp.CheckpointManager | None = None
-        self._trusted = False  # whether a checkpoint has been read that this process saved
+        self._first: tuple[Path, dict[str, Any]] | None = None  # this process's first save, and the shapes it has
+        self._trusted = False  # whether that was looked at
 
     def restore(self, abstract: State) -> State | None:
         """The newest sound checkpoint, on the devices; None if the run has none yet.
@@ -81,11 +82,12 @@ class Checkpoints:
     def save(self, step: int, state: State, config_json: str) -> None:
         """Begins to write a checkpoint; returns once the arrays are copied, so that the state may be donated.
 
-        The first is waited for, and looked at as a reader would.
+        The first is looked at, as a reader would, before the second and at the end: training does not wait for it.
 
         Raises:
           UserError: this save, or the one before it in the background, failed.
         """
+        self._look_at_first()
         gone = [file for file in self._notes if not file.exists()] if distributed.is_lead() else []
         if gone:
             logger.warning("%s was deleted or emptied: %s and more are gone; training goes on", self._workdir, gone[0])
@@ -100,16 +102,24 @@ class Checkpoints:
                     config=ocp.args.JsonSave(json.loads(config_json)),
                 ),
             )
+        if self._first is None:
+            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), items)
+            self._first = self._directory / str(step), shapes
 
-        if not self._trusted:
-            self.latest()  # waits
-            folder = self._directory / str(step)
-            problem = distributed.from_lead(lambda: damage(folder))
-            if problem is not None:
-                raise UserError(f"{folder} cannot be read again ({problem}); training stopped: use another --workdir")
-            for name, tree in items.items():
-                _check_shapes(folder / name, tree)
-            self._trusted = True
+    def _look_at_first(self) -> None:
+        if self._first is None or self._trusted:
+            return
+        self.latest()  # waits
+        folder, shapes = self._first
+        if not distributed.from_lead(folder.exists):  # deleted since: then the next is the first
+            self._first = None
+            return
+        problem = distributed.from_lead(lambda: damage(folder))
+        if problem is not None:
+            raise UserError(f"{folder} cannot be read again ({problem}); training stopped: use another --workdir")
+        for item, tree in shapes.items():
+            _check_shapes(folder / item, tree)
+        self._trusted = True
 
     def check(self) -> None:
         """Raises UserError if a save in the background has failed."""
@@ -135,6 +145,17 @@ class Checkpoints:
             with _failed_save(self._directory):
                 self._manager.wait_until_finished()
                 self._manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        """Closes; where all went well, the first save is looked at if it has not been."""
+        try:
+            if kind is None:
+                self._look_at_first()
+        finally:
+            self.close()
 
     def _open(self) -> ocp.CheckpointManager:
         if self._manager is None:

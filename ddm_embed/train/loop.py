@@ -105,7 +105,7 @@ def train_in(config: ConfigDict, workdir: Path, data: Source) -> Outcome:
 
     # From here on: a signal that comes while XLA compiles is heard when it has done so.
     notes = RunDirectory(workdir).notes()
-    with stop_on_signal() as stop, closing(Checkpoints(workdir, config.train.keep_checkpoints, notes)) as checkpoints:
+    with stop_on_signal() as stop, Checkpoints(workdir, config.train.keep_checkpoints, notes) as checkpoints:
         distributed.progress()
         state = checkpoints.restore(abstract)
         if state is None:

@@ -1,4 +1,7 @@
+import errno
+import os
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,6 +170,43 @@ def test_a_link_that_leads_back_up_is_no_class(tmp_path):
     source = open_source(data_config(f"folder:{tmp_path}/images", test_fraction=0.0))
     assert source.classes == ("ant", "bee", "cat") and len(source.train) == 3
     assert len(images_below(tmp_path / "images")) == 3
+
+
+def test_what_is_left_out_is_told_wherever_it_lies(tmp_path, caplog):
+    for place in ("train/a", "train/b", "test/a", "test/b"):
+        picture(tmp_path / "images" / place / "a.png", (4, 4), 9)
+    picture(tmp_path / "elsewhere" / "c.png", (4, 4), 9)
+    (tmp_path / "images" / "train" / "b" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "train" / "a" / "gone.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "images" / "train" / "a" / "pipe.png")
+    for name in ("__MACOSX", "train/.ipynb_checkpoints", "notes"):
+        (tmp_path / "images" / name).mkdir()
+    (tmp_path / "images" / "notes" / "a.txt").write_text("of another kind")
+    source = open_source(data_config(f"folder:{tmp_path}/images"))
+    assert len(source.train) == len(source.test) == 2
+    assert "train/b/more: a link to a folder; not followed" in caplog.text
+    assert "left out: 1 .txt, 2 hidden, 2 links to nothing, or no files" in caplog.text
+
+
+def test_a_folder_or_file_that_cannot_be_read_is_refused_and_loses_no_class(tmp_path, monkeypatch):
+    for name in ("ant", "bee"):
+        picture(tmp_path / name / "a.png", (4, 4), 9)
+    closed, status = [], Path.stat
+
+    def refusing(function):
+        def called(path, *args, **kwargs):
+            if Path(path) in closed and (function is not status or path.suffix):  # a closed folder's own may be read
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return function(path, *args, **kwargs)
+
+        return called
+
+    monkeypatch.setattr(os, "scandir", refusing(os.scandir))  # a test may be root, who may read all
+    monkeypatch.setattr(Path, "stat", refusing(status))
+    for closed[:] in ([tmp_path / "bee" / "a.png"], [tmp_path / "bee"]):
+        for read in (lambda: open_source(data_config(f"folder:{tmp_path}")), lambda: images_below(tmp_path)):
+            with pytest.raises(UserError, match=rf"{closed[0]}: cannot be read \(Permission denied\)"):
+                read()
 
 
 def test_an_unreadable_image_is_named(tmp_path):

@@ -144,20 +144,25 @@ SMALL = Small(jnp.zeros((), int), {"kernel": jnp.ones(3)}, {"kernel": jnp.full(3
 
 @pytest.mark.parametrize("name", ["sweep[lr=1e-3]", "back\\slash"])
 def test_the_first_checkpoint_is_read_before_saves_are_trusted(tmp_path, name):
-    checkpoints = Checkpoints(tmp_path / name, keep=1)
-    with pytest.raises(UserError, match="checkpoints cannot be read from a path with"):
+    refused = pytest.raises(UserError, match="checkpoints cannot be read from a path with")
+    with refused, Checkpoints(tmp_path / name, keep=1) as checkpoints:
         checkpoints.save(1, SMALL, "{}")
-    checkpoints.close()
     with pytest.raises(UserError, match="checkpoints cannot be read from a path with"):  # of a run that was renamed
         restore_ema(tmp_path / name, SMALL.ema_params)
 
 
 def test_a_first_checkpoint_that_is_not_as_it_was_saved_stops_training(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "damage", lambda folder: "ema/d has changed")
-    checkpoints = Checkpoints(tmp_path, keep=1)
-    with pytest.raises(UserError, match=r"checkpoints/1 cannot be read again \(ema/d has changed\)"):
+    refused = pytest.raises(UserError, match=r"checkpoints/1 cannot be read again \(ema/d has changed\)")
+    with refused, Checkpoints(tmp_path / "many", keep=1) as checkpoints:
         checkpoints.save(1, SMALL, "{}")
-    checkpoints.close()
+        checkpoints.save(2, SMALL, "{}")
+    assert checkpoint_steps(tmp_path / "many") == [1]
+    with refused, Checkpoints(tmp_path / "one", keep=1) as checkpoints:
+        checkpoints.save(1, SMALL, "{}")
+    with pytest.raises(KeyError), Checkpoints(tmp_path / "failed", keep=1) as checkpoints:
+        checkpoints.save(1, SMALL, "{}")
+        raise KeyError
 
 
 @pytest.mark.parametrize("moment", ["damage", "_check_shapes", "_is_whole"])

@@ -125,7 +125,7 @@ def test_a_finished_run_is_left_alone(tiny_run, tmp_path):
 
 @pytest.mark.slow
 def test_a_loss_that_explodes_stops_the_run(tmp_path):
-    config = tiny_config(**{"optimizer.learning_rate": 1e30, "optimizer.warmup_steps": 0, "optimizer.clip_norm": 0.0})
+    config = tiny_config(**{"optimizer.learning_rate": 1e9, "optimizer.warmup_steps": 0, "optimizer.clip_norm": 0.0})
     with pytest.raises(UserError, match=r"not finite at step \d+; no checkpoint was saved yet"):
         train(config, tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").glob("*"))
@@ -176,6 +176,8 @@ def test_a_work_directory_that_is_deleted_meanwhile_holds_a_whole_run_again(
     def delete(progress, done, total):
         log(progress, done, total)
         if done == 15:
+            while not (run / "checkpoints" / "10").exists():  # the save under way
+                time.sleep(0.01)
             shutil.rmtree(run)
             if emptied:
                 run.mkdir()
