@@ -18,8 +18,6 @@ def get_config(arg=""):
     c.data.augment = "crop+flip"
     c.model.variant = arg["variant"]
     c.model.depth = 8
-    arms.apply(arg["arm"], c)
-    c.embedding.input = arg["input"] or c.embedding.input
     c.optimizer.learning_rate = 1e-3
     c.optimizer.warmup_steps = 1000
     c.optimizer.ema_decay = 0.9995
@@ -27,4 +25,6 @@ def get_config(arg=""):
     c.train.batch_size = 512
     c.train.checkpoint_every = 2000
     c.train.picture_every = 6000
+    arms.apply(arg["arm"], c)  # what the method needs comes last
+    c.embedding.input = arg["input"] or c.embedding.input
     return c

@@ -21,11 +21,11 @@ def get_config(arg=""):
     c.model.variant = "Ti/7"
     c.model.depth = 3
     c.model.encoder_depth = 2
-    arms.apply(arg["arm"], c)
-    c.embedding.input = arg["input"] or c.embedding.input
     c.embedding.dim = 128
     c.optimizer.learning_rate = 2e-3
     c.train.steps = arg["steps"]
     c.train.checkpoint_every = 1000
     c.train.picture_every = 2000
+    arms.apply(arg["arm"], c)  # what the method needs comes last
+    c.embedding.input = arg["input"] or c.embedding.input
     return c

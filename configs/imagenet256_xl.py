@@ -25,11 +25,7 @@ def get_config(arg=""):
     c.model.encoder_depth = 14  # half the denoiser's: a third of a step's operations
     c.model.remat = "dots"
     c.model.scan = True
-    arms.apply(arg["arm"], c)
-    c.embedding.input = arg["input"] or c.embedding.input
     c.embedding.dim = 1024
-    if arg["arm"] == "ddm":  # a patch is 768 numbers, noise and velocity fill them all, images do not
-        c.diffusion.prediction, c.diffusion.weight = "x0", "min_snr"
     c.optimizer.learning_rate = 2e-4
     c.optimizer.warmup_steps = 5000
     c.optimizer.ema_decay = 0.9999
@@ -38,4 +34,8 @@ def get_config(arg=""):
     c.train.checkpoint_every = 2500
     c.train.picture_every = 5000
     c.mesh.fsdp = 16
+    arms.apply(arg["arm"], c)  # what the method needs comes last
+    c.embedding.input = arg["input"] or c.embedding.input
+    if arg["arm"] == "ddm":  # a patch is 768 numbers, noise and velocity fill them all, images do not
+        c.diffusion.prediction, c.diffusion.weight = "x0", "min_snr"
     return c

@@ -28,7 +28,7 @@ RUN = {
     "data.data_dir": Field(str, "where TFDS datasets are prepared; TFDS_DATA_DIR, then TFDS's own default", free=True),
     "data.image_size": Field(int, "resize a folder's images to this square: shorter side, then centre crop", least=1),
     "data.background": Field("white", "colour under transparent parts of image files; none drops their alpha channel"),
-    "data.bit_depth": Field(int, "bits that hold the values of 16-bit image files; 16", least=8, most=16),
+    "data.bit_depth": Field(int, "bits that hold the values of 16-bit image files; 16", least=8, most=16, added=True),
     "data.test_fraction": Field(
         0.2, "share of a labelled dataset without a test split that is kept for the probe", least=0.0, most=0.9
     ),
@@ -84,9 +84,16 @@ RUN = {
     "embedding.gaussian": Field(False, "a Gaussian code, as a variational encoder's; sphere must be False"),
     "embedding.kl_weight": Field(
         1e-5,
-        "of a Gaussian code's KL to N(0, I), summed over its entries; vae's beta",
+        "of a Gaussian code's KL to N(0, I), summed over its entries; see penalty_unit; vae's beta",
         least=0.0,
         needs=("embedding.gaussian", (True,)),
+    ),
+    "embedding.penalty_unit": Field(
+        "mean",
+        "what the code's weights stand beside: the mean over pixels of the squared error, or sum: half its sum, as in "
+        "the DRL authors' code and an evidence lower bound; vae and ae always take sum",
+        choices=("mean", "sum"),
+        added=True,
     ),
     "objective.name": Field("diffusion", "the method"),
     "optimizer.learning_rate": Field(1e-3, "AdamW's peak, reached after the warm-up", least=0.0),
@@ -96,7 +103,13 @@ RUN = {
     "optimizer.b2": Field(0.99, "and of its square", least=0.0, most=0.99999999),
     "optimizer.clip_norm": Field(1.0, "global norm of the gradient; 0 switches clipping off", least=0.0),
     "optimizer.ema_decay": Field(
-        0.999, "of the averaged parameters that are probed; ramps up over the first steps", least=0.0, most=0.99999999
+        0.999, "of the averaged parameters that are probed; see ema_schedule", least=0.0, most=0.99999999
+    ),
+    "optimizer.ema_schedule": Field(
+        "ramp",
+        "ramp: ema_decay, from 0.1 up over the first steps; cosine: from ema_decay to 1 over the run, as BYOL's target",
+        choices=("ramp", "cosine"),
+        added=True,
     ),
     "train.steps": Field(1000, "in all; the learning rate reaches 0 there", least=1, most=2**31 - 2),
     "train.batch_size": Field(64, "images a step, over all devices", least=1),
@@ -290,7 +303,8 @@ def to_json(config: ConfigDict) -> str:
 def identity(config: ConfigDict) -> str:
     """A run's config as JSON, the same as before this version gave it more fields."""
     fields = config.to_dict()
-    for name, value in _before(config.data.name).items():
+    added = {name: flatten(default())[name] for name, field in run_fields().items() if field.added}
+    for name, value in (added | _before(config.data.name)).items():
         room, last = name.split(".")
         if fields[room][last] == value:
             del fields[room][last]
@@ -298,8 +312,8 @@ def identity(config: ConfigDict) -> str:
 
 
 def _before(data_name: str) -> dict[str, Any]:
-    """What runs did whose config has not these fields yet."""
-    return {"data.background": "none" if data_name.startswith("folder:") else "white", "data.bit_depth": None}
+    """What runs did whose config has not these fields yet, where it is not the default."""
+    return {"data.background": "none" if data_name.startswith("folder:") else "white"}
 
 
 def from_json(text: str, into: ConfigDict) -> ConfigDict:

@@ -12,6 +12,8 @@ class Field(NamedTuple):
       least, most: its range, both allowed; None for no bound.
       needs: (another field, values): it has no effect unless that one has one of these values.
       free: whether a resumed run may change it: it says where and how often, not what is computed.
+      added: whether there are runs from before it, all of which did what the default says: at its default it is no part
+        of a run's identity.
     """
 
     default: Any
@@ -21,3 +23,4 @@ class Field(NamedTuple):
     most: float | None = None
     needs: tuple[str, tuple] | None = None
     free: bool = False
+    added: bool = False

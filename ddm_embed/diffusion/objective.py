@@ -71,7 +71,8 @@ class Objective:
       process: the forward process. prediction: one of `prediction.PREDICTIONS`. timesteps: the law of t.
       weight: one of `WEIGHTS`, or lambda(t, alpha, sigma) -> [batch], the weight on the score's squared error.
       min_snr_gamma: where `min_snr` clips. encoder_input: one of `INPUTS`. consistency_weight: of chain consistency.
-      kl_weight, l1_weight: of the code's KL if the code is Gaussian, else of its L1 norm.
+      kl_weight, l1_weight: of the code's KL if the code is Gaussian, else of its L1 norm. penalty_unit: what they stand
+        beside, the "mean" over pixels of the squared error, or half its "sum".
       mixup: whether the encoder sees a mixture of two images. drop: share of the images whose code is withheld (zero).
     """
 
@@ -84,6 +85,7 @@ class Objective:
     consistency_weight: float = 0.0
     kl_weight: float = 0.0
     l1_weight: float = 0.0
+    penalty_unit: str = "mean"
     mixup: bool = False
     drop: float = 0.0
 
@@ -166,16 +168,20 @@ class Objective:
             return draws.base
         return prediction_lib.noised(draws.base, draws.z_eps, *self.process.marginal(t))
 
+    def _unit(self, draws: Draws) -> float:
+        """The factor of a penalty beside a mean over pixels: half the sum is `pixels / 2` times as much."""
+        return 1.0 if self.penalty_unit == "mean" else 2 / draws.eps[0].size
+
     def _code(self, embedding: Any, draws: Draws) -> tuple[Vector, Level, Float[Array, ""] | float]:
         """z as the denoiser is told it, the penalty on it for each example, and its share of the loss."""
         z, penalty, regulariser = embedding.z, jnp.zeros(len(embedding.z)), 0.0
         if embedding.log_variance is not None:
             penalty = gaussian_kl(z, embedding.log_variance)
             z = z + jnp.exp(embedding.log_variance / 2) * draws.code
-            regulariser = self.kl_weight * jnp.mean(penalty)
+            regulariser = self._unit(draws) * self.kl_weight * jnp.mean(penalty)
         elif self.l1_weight > 0:
             penalty = jnp.sum(jnp.abs(z), axis=-1)
-            regulariser = self.l1_weight * jnp.mean(penalty)
+            regulariser = self._unit(draws) * self.l1_weight * jnp.mean(penalty)
         if self.drop > 0:
             z = jnp.where(draws.withheld, 0.0, z)
         return z, penalty, regulariser

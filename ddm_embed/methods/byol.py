@@ -12,7 +12,7 @@ from ddm_embed.diffusion.objective import cosine
 from ddm_embed.diffusion.prediction import Image, Level
 from ddm_embed.methods import views
 from ddm_embed.methods.method import Method, Networks, Params, Parts, static
-from ddm_embed.methods.views import OtherView, build_projector, check_views, see_views
+from ddm_embed.methods.views import OtherView, build_projector, check_views, check_whole_batch, see_views
 from ddm_embed.models.auxiliary import Mlp
 from ddm_embed.models.build import Network
 
@@ -47,21 +47,32 @@ class Byol:
         return jnp.mean(4 - 2 * there - 2 * back), AgreementTerms((there + back) / 2)
 
 
+def check(config: ConfigDict) -> None:
+    check_views(config)
+    if config.objective.norm == "batch":
+        check_whole_batch(config)
+
+
 def build(config: ConfigDict, parts: Parts) -> dict[str, Network]:
-    entries = config.objective.projection
-    predictor = Mlp(config.objective.hidden, entries)
-    return build_projector(config, parts) | {"predictor": Network(predictor, ((entries,),), predictor.flops(entries))}
+    """Two layers each, the first one normed."""
+    entries, norm = config.objective.projection, config.objective.norm
+    predictor = Mlp(config.objective.hidden, entries, norm=norm)
+    predictor = Network(predictor, ((entries,),), predictor.flops(entries))
+    return build_projector(config, parts, norm=norm) | {"predictor": predictor}
 
 
 def byol(c: ConfigDict) -> None:
     """BYOL: Grill et al. 2020, arXiv 2006.07733, eq. 2.
 
     L = E [2 - 2 cos(q(p(E(x))), p'(E'(x')))] + the same with the views x and x' exchanged; E' and p' have the moving
-    average of the parameters. It lives by its views: where
+    average of the parameters, whose decay goes from 0.99 (theirs for 300 epochs) to 1 along a cosine. q and p have two
+    layers, 4,096 and 256 wide, with batch norm, without which it collapses in short runs. It lives by its views: where
     the config draws none, they are `crop`s here. Expect about what contrast between images gives, from smaller batches
     too.
     """
-    c.objective.name = "byol"
+    c.objective.name, c.objective.norm = "byol", "batch"
+    c.objective.hidden, c.objective.projection = 4096, 256
+    c.optimizer.ema_decay, c.optimizer.ema_schedule = 0.99, "cosine"
     see_views(c)
 
 
@@ -70,8 +81,8 @@ METHOD = Method(
     objective=lambda config: Byol(),
     card=lambda config: "BYOL: one view of an image predicts the embedding of another",
     presets={"byol": byol},
-    fields=views.FIELDS,
-    check=check_views,
+    fields=views.FIELDS | {"objective.norm": views.NORM},
+    check=check,
     build=build,
     passes=lambda config: {"encoder": 8, "projector": 8, "predictor": 6},
 )

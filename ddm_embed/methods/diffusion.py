@@ -94,6 +94,7 @@ def make_objective(config: ConfigDict) -> Objective:
         consistency_weight=config.consistency.weight,
         kl_weight=embedding.kl_weight,
         l1_weight=embedding.l1_weight,
+        penalty_unit=embedding.penalty_unit,
         mixup=embedding.mixup,
         drop=embedding.drop,
     )
@@ -291,14 +292,14 @@ def ddm(c: ConfigDict) -> None:
 def drl(c: ConfigDict) -> None:
     """Diffusion-based representation learning: Mittal et al., arXiv 2105.14257, with the code a function of t.
 
-    L = E lambda(t) |s(x_t, t, E(x_0, t)) - grad log p_0t(x_t | x_0)|^2 + 1e-5 |z|_1,  lambda = sigma^2, on the
-    continuous VP process with t ~ U(1e-5, 1). Expect it close to `ddm`: it differs by the sphere, the weight and the
-    L1 norm.
+    L = E lambda(t) / 2 |s(x_t, t, E(x_0, t)) - grad log p_0t(x_t | x_0)|^2 + 1e-5 |z|_1,  lambda = sigma^2, |.|^2 a
+    sum over pixels as in their code, on the continuous VP process with t ~ U(1e-5, 1). Expect it close to `ddm`: it
+    differs by the sphere, the weight and the L1 norm.
     """
     c.diffusion.process, c.diffusion.steps = "vp", 0
     c.diffusion.prediction, c.diffusion.weight, c.diffusion.timesteps = "score", "sigma2", "uniform"
     c.embedding.input, c.embedding.sphere, c.embedding.timed = "x0", False, True
-    c.embedding.l1_weight = 1e-5
+    c.embedding.l1_weight, c.embedding.penalty_unit = 1e-5, "sum"
 
 
 def vdrl(c: ConfigDict) -> None:

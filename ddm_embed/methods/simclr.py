@@ -9,13 +9,14 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from ddm_embed.diffusion.prediction import Image, Level
-from ddm_embed.errors import UserError
 from ddm_embed.fields import Field
 from ddm_embed.methods import views
-from ddm_embed.methods.method import Method, Networks, Params, Vector, static
-from ddm_embed.methods.views import OtherView, build_projector, check_views, see_views
+from ddm_embed.methods.method import Method, Networks, Params, Parts, Vector, static
+from ddm_embed.methods.views import OtherView, build_projector, check_views, check_whole_batch, see_views
+from ddm_embed.models.build import Network
 
 FIELDS = {"objective.temperature": Field(0.5, "of simclr's cosines", least=0.001)} | views.FIELDS
+FIELDS |= {"objective.norm": views.NORM}
 
 
 class ContrastTerms(NamedTuple):
@@ -66,25 +67,24 @@ def nt_xent(a: Vector, b: Vector, temperature: float) -> tuple[Level, Level]:
 
 def check(config: ConfigDict) -> None:
     check_views(config)
-    if config.train.accumulate > 1:
-        raise UserError(
-            f"config.train.accumulate={config.train.accumulate} splits the batch, and config.objective.name=simclr "
-            "compares each image with all others in it; set config.train.accumulate=1"
-        )
-    if config.train.batch_size < 2:
-        raise UserError(
-            "config.train.batch_size=1: config.objective.name=simclr compares an image with others; use 2 or more"
-        )
+    check_whole_batch(config)
+
+
+def build(config: ConfigDict, parts: Parts) -> dict[str, Network]:
+    """Two layers, both batch-normed, as in the authors' code."""
+    norm = config.objective.norm
+    return build_projector(config, parts, norm=norm, last_norm=norm == "batch")
 
 
 def simclr(c: ConfigDict) -> None:
     """SimCLR: Chen et al. 2020, arXiv 2002.05709, eq. 1.
 
     L = E -log exp(cos(p, p') / tau) / sum exp(cos(p, p_k) / tau), p and p' of two views of an image, p_k of all other
-    views in the batch, p = MLP(E(x0)), tau = 0.5 as in their runs on CIFAR-10. It lives by its views: where the config
-    draws none, they are `crop`s here. Expect much of data.augment=simclr on photographs, little of weak views.
+    views in the batch, p = MLP(E(x0)), two layers with batch norm, tau = 0.5 as in their runs on CIFAR-10. It lives by
+    its views: where the config draws none, they are `crop`s here. Expect much of data.augment=simclr on photographs,
+    little of weak views.
     """
-    c.objective.name = "simclr"
+    c.objective.name, c.objective.norm = "simclr", "batch"
     see_views(c)
 
 
@@ -95,6 +95,6 @@ METHOD = Method(
     presets={"simclr": simclr},
     fields=FIELDS,
     check=check,
-    build=build_projector,
+    build=build,
     passes=lambda config: {"encoder": 6, "projector": 6},
 )

@@ -1,6 +1,6 @@
 """What methods that compare two views of an image share: the other view, and a projection of the code."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -15,6 +15,12 @@ FIELDS = {
     "objective.projection": Field(128, "entries of the projection by which two views are compared", least=1),
     "objective.hidden": Field(512, "hidden units of that projection, and of a predictor", least=1),
 }
+NORM = Field(
+    "layer",
+    "in the heads: layer, or batch as published, by the statistics of the whole batch",
+    choices=("layer", "batch"),
+    added=True,
+)
 
 
 class OtherView(NamedTuple):
@@ -23,9 +29,10 @@ class OtherView(NamedTuple):
     view: Image
 
 
-def build_projector(config: ConfigDict, parts: Parts) -> dict[str, Network]:
+def build_projector(config: ConfigDict, parts: Parts, **how: Any) -> dict[str, Network]:
+    """A projection of the code; `how` as `Mlp` takes it."""
     dim, entries = parts.code.dim, config.objective.projection
-    projector = Mlp(config.objective.hidden, entries)
+    projector = Mlp(config.objective.hidden, entries, **how)
     return {"projector": Network(projector, ((dim,),), projector.flops(dim))}
 
 
@@ -36,6 +43,20 @@ def check_views(config: ConfigDict) -> None:
         raise UserError(
             f"config.objective.name={config.objective.name} compares two views of an image, and config.data.augment="
             "none draws none; set config.data.augment to simclr, or another"
+        )
+
+
+def check_whole_batch(config: ConfigDict) -> None:
+    """Raises UserError where a batch is split, or of one image, of a method whose loss is no sum over images."""
+    name = config.objective.name
+    if config.train.accumulate > 1:
+        raise UserError(
+            f"config.train.accumulate={config.train.accumulate} splits the batch, and config.objective.name={name} "
+            "compares each image with all others in it; set config.train.accumulate=1"
+        )
+    if config.train.batch_size < 2:
+        raise UserError(
+            f"config.train.batch_size=1: config.objective.name={name} compares an image with others; use 2 or more"
         )
 
 

@@ -1,6 +1,8 @@
 """What trains beside an encoder or a denoiser and is thrown away after: projections, a decoder, an adversary."""
 
+import itertools
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from einops import repeat
@@ -11,23 +13,44 @@ from ddm_embed.models.layers import Tokens, Trunk, positions
 
 
 class Mlp(nn.Module):
-    """Two layers, as SimCLR's and BYOL's projection and BYOL's predictor (arXiv 2002.05709, 2006.07733), in float32.
+    """Layers of one width and a last one, as the projections and predictors of joint-embedding methods, in float32.
 
-    Layer norm stands in the place of their batch norm, whose running statistics are a state beside the parameters. BYOL
-    learns without a batch's statistics: Richemond et al. 2020, arXiv 2010.10241.
+    The parameters of batch norm (Ioffe & Szegedy 2015, arXiv 1502.03167) are a scale and a shift; its statistics are
+    those of the batch that is given, over all devices, and no running mean of them is kept: after training these heads
+    are thrown away.
+
+    Attributes:
+      hidden: units of all layers but the last. dim: entries that the last one gives. layers: how many there are.
+      norm: "batch" or "layer", before each rectifier. last_norm: whether what is given is batch-normed too, without a
+        shift.
     """
 
     hidden: int
     dim: int
+    layers: int = 2
+    norm: str = "batch"
+    last_norm: bool = False
 
     @nn.compact
     def __call__(self, z: Float[Array, "batch dim"]) -> Float[Array, "batch dim"]:
-        h = nn.relu(nn.LayerNorm(name="norm")(nn.Dense(self.hidden, name="in")(z)))
-        return nn.Dense(self.dim, name="out")(h)
+        for i in range(self.layers - 1):
+            norm = batch_norm if self.norm == "batch" else nn.LayerNorm
+            z = nn.Dense(self.hidden, name=f"hidden_{i}" if i else "in")(z)
+            z = nn.relu(norm(name=f"norm_{i}" if i else "norm")(z))
+        z = nn.Dense(self.dim, use_bias=not self.last_norm, name="out")(z)
+        return batch_norm(use_bias=False, name="last_norm")(z) if self.last_norm else z
 
     def flops(self, entries: int) -> int:
         """Operations of a forward pass on so many numbers, a multiply-add counted as two."""
-        return 2 * self.hidden * (entries + self.dim)
+        sizes = [entries, *[self.hidden] * (self.layers - 1), self.dim]
+        return 2 * sum(a * b for a, b in itertools.pairwise(sizes))
+
+
+def batch_norm(**kwargs: Any) -> nn.LayerNorm:
+    """Batch norm by the statistics of what it is given; Flax's own keeps running ones, a state of its own."""
+    return nn.LayerNorm(
+        reduction_axes=0, feature_axes=-1, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, **kwargs
+    )
 
 
 class MaskedDecoder(Trunk):

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from ddm_embed import methods
@@ -41,9 +41,19 @@ def counted(params: dict[str, Any], apart: tuple[str, ...]) -> dict[str, bool]:
     return {name: name not in apart for name in params}
 
 
-def update_ema(ema_params: Any, params: Any, step: Int[Array, ""], decay: float) -> Any:
-    """decay * ema + (1 - decay) * params, with decay at most (1 + step) / (10 + step), so that the random
-    initialisation is soon forgotten (the rule of TensorFlow's ExponentialMovingAverage)."""
-    step = step.astype(jnp.float32)
-    rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+def ema_rate(config: ConfigDict, step: Int[Array, ""]) -> Float[Array, ""]:
+    """1 - decay, the share of the new parameters in their moving average after so many steps.
+
+    ramp: the decay is at most (1 + step) / (10 + step), so that the random initialisation is soon forgotten (the rule
+    of TensorFlow's ExponentialMovingAverage). cosine: it goes from `ema_decay` to 1, as BYOL's target does (Grill et
+    al. 2020, arXiv 2006.07733, sec. 3.3).
+    """
+    decay, step = config.optimizer.ema_decay, step.astype(jnp.float32)
+    if config.optimizer.ema_schedule == "cosine":
+        return (1 - decay) * (jnp.cos(jnp.pi * step / config.train.steps) + 1) / 2
+    return 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+
+
+def update_ema(ema_params: Any, params: Any, rate: Float[Array, ""]) -> Any:
+    """ema + rate * (params - ema)."""
     return jax.tree.map(lambda ema, new: ema + rate * (new - ema), ema_params, params)

@@ -17,7 +17,7 @@ from ddm_embed.errors import UserError
 from ddm_embed.methods.method import Method, Networks, Objective
 from ddm_embed.parallel.mesh import BATCH_AXES
 from ddm_embed.train.metrics import StepMetrics
-from ddm_embed.train.optimizer import counted, update_ema
+from ddm_embed.train.optimizer import counted, ema_rate, update_ema
 from ddm_embed.train.state import TrainState
 
 STREAMS = ("diffusion", "augment", "view")  # a stream's number is part of what a seed means: only append
@@ -68,7 +68,7 @@ def make_train_step(
         (value, terms), grads = accumulate(loss, state.params, (x0, draws), parts)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema_params = update_ema(state.ema_params, params, state.step, config.optimizer.ema_decay)
+        ema_params = update_ema(state.ema_params, params, ema_rate(config, state.step))
         norm = optax.tree.norm({name: grads[name] for name, counts in counted(grads, apart).items() if counts})
         metrics = StepMetrics.of_step(state.step, value, terms, norm)
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics

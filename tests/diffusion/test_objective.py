@@ -191,6 +191,15 @@ def test_the_kl_is_the_closed_form_of_two_gaussians_integrated_numerically():
     np.testing.assert_allclose(gaussian_kl(jnp.asarray(mean), jnp.asarray(log_variance)), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("unit, factor", [("mean", 1.0), ("sum", 2 / X0[0].size)])
+def test_a_penalty_stands_beside_the_mean_over_pixels_or_half_the_sum(unit, factor):
+    """Mittal et al.'s code: 0.5 * sum over pixels + weight * penalty."""
+    objective = dataclasses.replace(OBJECTIVE, l1_weight=0.3, penalty_unit=unit)
+    loss, terms = loss_of(objective, networks([]), 1.0, None, X0, VIEW, jax.random.key(0))
+    penalty = 0.3 * float(terms.code.mean())
+    assert float(loss) == pytest.approx(float(terms.denoising.mean()) + factor * penalty, rel=1e-5)
+
+
 def test_a_gaussian_code_is_drawn_and_its_kl_joins_the_loss():
     told = []
 

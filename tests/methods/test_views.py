@@ -7,6 +7,7 @@ from conftest import run_on_eight
 from ddm_embed.methods.byol import Byol
 from ddm_embed.methods.method import Networks
 from ddm_embed.methods.simclr import SimClr, nt_xent
+from ddm_embed.models.auxiliary import Mlp
 from ddm_embed.models.encoder import Embedding
 
 X0, VIEW = jax.random.normal(jax.random.key(0), (2, 6, 2, 2, 1))
@@ -93,3 +94,22 @@ def test_one_loss_curve_on_any_mesh():
     for arm, (one, many) in report.items():
         np.testing.assert_allclose(one, many, atol=1e-4, err_msg=arm)
         assert one[-1] != one[0]
+
+
+def test_heads_norm_by_the_whole_batch_as_batch_norm_does():
+    z = jax.random.normal(jax.random.key(0), (12, 5)) * 3 + 1
+    module = Mlp(hidden=7, dim=4, layers=3, last_norm=True)
+    params = module.init(jax.random.key(1), jnp.zeros((1, 5)))["params"]
+    params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(2), a.shape), params)
+    numbers = jax.tree.map(np.asarray, params)
+
+    def norm(x, scale, bias=0.0):
+        return (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * scale + bias
+
+    h = np.asarray(z)
+    for dense, scale in (("in", "norm"), ("hidden_1", "norm_1")):
+        h = h @ numbers[dense]["kernel"] + numbers[dense]["bias"]
+        h = np.maximum(norm(h, numbers[scale]["scale"], numbers[scale]["bias"]), 0)
+    expected = norm(h @ numbers["out"]["kernel"], numbers["last_norm"]["scale"])
+    np.testing.assert_allclose(module.apply({"params": params}, z), expected, atol=1e-5)
+    assert module.flops(5) == 2 * (5 * 7 + 7 * 7 + 7 * 4)

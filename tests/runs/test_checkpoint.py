@@ -121,15 +121,19 @@ def test_a_save_that_fails_stops_training(tmp_path):
 
 
 def test_moving_average_is_the_recursion():
-    from ddm_embed.train.optimizer import update_ema
+    from ddm_embed.train.optimizer import ema_rate, update_ema
 
+    config = tiny_config()  # whose ema_decay is 0.9
     ema, values = {"w": jax.numpy.zeros(2)}, np.random.default_rng(0).normal(size=(30, 2))
     expected = np.zeros(2)
     for step, value in enumerate(values):
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * value
-        ema = update_ema(ema, {"w": jax.numpy.asarray(value)}, jax.numpy.int32(step), 0.9)
+        ema = update_ema(ema, {"w": jax.numpy.asarray(value)}, ema_rate(config, jax.numpy.int32(step)))
     np.testing.assert_allclose(ema["w"], expected, rtol=1e-5)
+    config.optimizer.ema_schedule = "cosine"  # from 0.9 to 1: BYOL, sec. 3.3
+    taus = [1 - float(ema_rate(config, jax.numpy.int32(step))) for step in (0, 5, 10, 20)]
+    np.testing.assert_allclose(taus, [1 - 0.1 * (np.cos(np.pi * k / 20) + 1) / 2 for k in (0, 5, 10, 20)], rtol=1e-6)
 
 
 class Small(flax.struct.PyTreeNode):
