@@ -145,6 +145,10 @@ PROBE = {
         0.2, "share of the training images held out to choose layer, t and hyper-parameter", least=0.01, most=0.9
     ),
     "seed": Field(0, "of the held-out split, the noise draws and what is random in heads", least=0, most=2**31 - 1),
+    "pooling": Field(
+        ("mean", "2x2"),
+        "how a layer's tokens are read by ridge, logistic and knn: their mean, and the means of the image's quarters",
+    ),
     "noise_draws": Field(5, "draws of the test images' noise over which the test accuracy is averaged", least=1),
     "averaged_draws": Field(
         1, "draws of the noise over which every feature, of training and test images, is averaged", least=1

@@ -23,7 +23,6 @@ from ddm_embed.features.exported import open_export, open_once
 from ddm_embed.features.run import Run, check_levels, open_run
 from ddm_embed.runs import files
 from ddm_embed.train.pretrain import change, pretrain
-from ddm_embed.validate import check_feature
 
 Levels = float | Sequence[float] | str | None
 
@@ -180,7 +179,7 @@ class Embedder(TransformerMixin, BaseEstimator):
     def _open(self, open_place: Callable[[Path], Run]) -> None:
         run = open_place(files.place(str(self.run)))
         if self.feature is not None:
-            check_feature(self.feature, run.names)
+            run.check_feature(self.feature)
         if self.t is not None:
             _numbers(self.t)
         self.frozen_, self.run_ = run, self.run

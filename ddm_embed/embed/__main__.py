@@ -57,7 +57,6 @@ def embed(given: flags.FlagValues, arguments: list[str]) -> int:
     from ddm_embed.embed import layout, making
     from ddm_embed.embed.listing import list_images
     from ddm_embed.features.exported import open_any
-    from ddm_embed.validate import check_feature
 
     example = "--workdir runs/digits --images photos --out photos.npz"
     cli.check_flags(given, arguments, ("workdir", "images", "out"), example)
@@ -67,7 +66,7 @@ def embed(given: flags.FlagValues, arguments: list[str]) -> int:
     layout.check_format(out)
     run = open_any(files.place(given.workdir))
     feature = run.choice.feature if given.feature is None else given.feature
-    check_feature(feature, run.names)
+    run.check_feature(feature)
     times = read_times(given.t, run)
     listing = list_images(files.place(given.images), run)
     for note in listing.notes:

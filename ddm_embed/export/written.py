@@ -22,7 +22,6 @@ from ddm_embed.features.exported import Flat, flat, nested
 from ddm_embed.features.run import Run, check_levels
 from ddm_embed.runs import files
 from ddm_embed.runs.directory import RunDirectory
-from ddm_embed.validate import check_feature
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -95,7 +94,7 @@ def choose(run: Run, documents: Documents, feature: str | None, t: float | None)
     """
     chosen = run.choice
     if feature not in (None, chosen.feature):
-        check_feature(feature, run.names)
+        run.check_feature(feature)
         level, by = best_level(documents.measured, feature) or (chosen.t, "--feature; t as without it")
         chosen = Choice(feature, level, by)
     if t is not None:

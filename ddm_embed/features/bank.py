@@ -43,6 +43,10 @@ class Bank:
     number: int
     folder: tempfile.TemporaryDirectory | None = None
 
+    def only(self, names: list[str]) -> "Bank":
+        """The features of these names."""
+        return dataclasses.replace(self, columns={name: self.columns[name] for name in names})
+
     @property
     def keys(self) -> list[Key]:
         """In the order of the noise levels."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ddm_embed import config as config_lib
-from ddm_embed.models.build import Models
+from ddm_embed.models.build import Models, base_of
 from ddm_embed.results import Results
 from ddm_embed.runs.outcome import probes
 
@@ -32,7 +32,7 @@ def choose(workdir: Path, models: Models, timeless: bool) -> tuple[Choice, tuple
     levels = (0.0,) if timeless else tuple(config_lib.probe_default().times)
     for name, results in _probes(workdir):
         chosen = results.get("selected") or {}
-        if chosen.get("feature") in models.features and chosen.get("t") is not None:
+        if base_of(str(chosen.get("feature"))) in models.features and chosen.get("t") is not None:
             times = (results.get("protocol") or {}).get("times") or levels
             read = (0.0,) if timeless else tuple(float(t) for t in times)
             by = f"probe {name} of step {results.get('checkpoint_step')}"

@@ -1,9 +1,10 @@
 """Run features of images at noise levels: z, and the pooled tokens of every encoder layer and denoiser block."""
 
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from ddm_embed.diffusion.prediction import Image
 from ddm_embed.diffusion.process import Process
 from ddm_embed.features.bank import Bank, Filling
 from ddm_embed.methods.method import Networks
+from ddm_embed.models.build import QUARTERS
 from ddm_embed.parallel import distributed
 from ddm_embed.parallel.mesh import BATCH_AXES
 
@@ -53,7 +55,9 @@ def is_static(config: ConfigDict, feature: str) -> bool:
 def make_features(networks: Networks, process: Process | None, clean: bool) -> FeaturesOf:
     """A function (params, x0, eps, t) -> {name: float32 [batch, dim]}, differentiable in params and t.
 
-    Names are `z`, `encoder_1` ... `encoder_L`, `denoiser_1` ... `denoiser_L`, counted from the input.
+    Names are `z`, `encoder_1` ... `encoder_L`, `denoiser_1` ... `denoiser_L`, counted from the input: a layer's tokens,
+    averaged. With the ending `_2x2`, of layers whose tokens have places in two dimensions: averaged over each quarter
+    of the image, the four side by side, so that a feature tells where something is.
 
     Args:
       networks: the run's networks. process: its forward process, None of a method without noise levels. clean: what the
@@ -69,10 +73,10 @@ def make_features(networks: Networks, process: Process | None, clean: bool) -> F
         if networks.encode is not None:
             embedding = networks.encode(params, x0 if clean else xt, level)
             features["z"] = z = embedding.z
-            features |= {f"encoder_{i}": pool(layer) for i, layer in enumerate(embedding.tokens, 1)}
+            features |= pooled("encoder", embedding.tokens, x0.shape)
         if networks.denoise is not None:
             _, tokens = networks.denoise(params, xt, level, z)
-            features |= {f"denoiser_{i}": pool(layer) for i, layer in enumerate(tokens, 1)}
+            features |= pooled("denoiser", tokens, x0.shape)
         return features
 
     return features_of
@@ -201,6 +205,16 @@ def all_processes(batch: dict[str, Float[Array, "time batch dim"]]) -> list[dict
     return [{name: x[i] for name, x in rows.items()} for i in range(jax.process_count())]
 
 
-def pool(tokens: Float[Array, "batch token dim"]) -> Float[Array, "batch dim"]:
-    """The mean over tokens, in float32."""
-    return jnp.mean(tokens.astype(jnp.float32), axis=1)
+def pooled(network: str, layers: Sequence[Float[Array, "batch token dim"]], shape: tuple[int, ...]) -> Features:
+    """The features of a network's layers, of images of this shape."""
+    features = {}
+    for i, layer in enumerate(layers, 1):
+        tokens = layer.astype(jnp.float32)
+        features[f"{network}_{i}"] = jnp.mean(tokens, axis=1)
+        rows = round(math.sqrt(tokens.shape[1] * shape[1] / shape[2]))
+        if rows > 1 and tokens.shape[1] % rows == 0 and tokens.shape[1] > rows:
+            grid = tokens.reshape(tokens.shape[0], rows, -1, tokens.shape[2])
+            halves = (half for band in jnp.array_split(grid, 2, axis=1) for half in jnp.array_split(band, 2, axis=2))
+            quarters = [jnp.mean(quarter, axis=(1, 2)) for quarter in halves]
+            features[f"{network}_{i}{QUARTERS}"] = jnp.concatenate(quarters, axis=1)
+    return features

@@ -37,7 +37,7 @@ from ddm_embed.features.extract import (
 from ddm_embed.methods.build import make_models, make_networks, make_objective
 from ddm_embed.methods.method import Networks, Objective
 from ddm_embed.models import patches
-from ddm_embed.models.build import Models
+from ddm_embed.models.build import QUARTERS, Models, base_of
 from ddm_embed.parallel.mesh import BATCH_AXES, make_mesh
 from ddm_embed.reproducible import reproducible
 from ddm_embed.runs import files
@@ -155,6 +155,18 @@ class Run:
         """The features that it offers."""
         return self.models.features
 
+    @cached_property
+    def pooled(self) -> list[str]:
+        """`names`, and those pooled by quarters of the image."""
+        image, t = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+        found = jax.eval_shape(self.features_of, self._params, image, image, t)
+        return self.names + [name for name in found if name.endswith(QUARTERS) and base_of(name) in self.names]
+
+    def check_feature(self, feature: str) -> None:
+        """Raises UserError unless the run has this feature."""
+        if feature not in self.names:  # to trace takes a while
+            check_feature(feature, self.pooled)
+
     def noiseless(self, feature: str) -> bool:
         """Whether a feature sees no noise."""
         return is_noiseless(self.config, feature)
@@ -198,7 +210,7 @@ class Run:
         Raises:
           UserError: there is no such feature.
         """
-        check_feature(feature, self.names)
+        self.check_feature(feature)
         features_of = self.features_of
         if platform is not None:
             models = make_models(self.config, self.image_shape, platform, self.classes)
@@ -234,7 +246,7 @@ class Run:
         """
         check_not_forked()
         feature = self.choice.feature if feature is None else feature
-        check_feature(feature, self.names)
+        self.check_feature(feature)
         check_levels(times)
         if images.shape[1:] != self.image_shape or images.dtype != self.dtype:
             raise UserError(

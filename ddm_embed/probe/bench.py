@@ -80,6 +80,11 @@ class Bench:
     bank: Bank
 
     @property
+    def means(self) -> Bank:
+        """The bank's features that are means over tokens, as published recipes read them."""
+        return self.bank.only(self.run.names)
+
+    @property
     def mesh(self) -> Mesh:
         return self.run.mesh
 
@@ -142,6 +147,7 @@ class Head:
       fit_predict: (fit [number, dim], labels [number], queries [query, dim], hypers [hyper], key, classes) -> classes
         [hyper, query], pure.
       together: whether features are trained side by side (many small steps), or one after the other (few large ones).
+      pooled: whether it also reads features pooled by quarters of the image.
     """
 
     name: str
@@ -150,12 +156,14 @@ class Head:
     settings: dict[str, Any] = dataclasses.field(hash=False)
     fit_predict: Callable[..., Int[Array, "hyper query"]]
     together: bool = False
+    pooled: bool = False
 
 
 def judge(head: Head, bench: Bench) -> Judged:
     """Every feature under the head; the best, fitted on all training images, on the test images."""
     begin = time.perf_counter()
-    profile = sweep(head, bench.bank, bench.bank.keys, bench.fold, bench.mesh, bench.config.seed)
+    bank = bench.bank if head.pooled else bench.means
+    profile = sweep(head, bank, bank.keys, bench.fold, bench.mesh, bench.config.seed)
     selected = best(profile)
     logger.info(
         "%s: %d heads in %.1f s; best of held-out %.4f (%s, t=%g)", head.name, len(profile) * len(head.hypers),

@@ -88,7 +88,8 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     begin = time.perf_counter()
     times = (0.0,) if trained.timeless else tuple(config.times)
     logger.info("step %d: features of %d images at %d levels", trained.step, len(choosing), len(times))
-    bank = trained.read(images[choosing], times, 0, trained.names, reading_of(config))
+    names = trained.names if tuple(config_lib.names(config.pooling)) == ("mean",) else trained.pooled
+    bank = trained.read(images[choosing], times, 0, names, reading_of(config))
     timing = {"features_s": time.perf_counter() - begin, "features_gib": bank.nbytes / GIB}
     timing["kept"] = "memory" if bank.folder is None else "disk"
     logger.info("%s, in %.0f s", describe_size(bank), timing["features_s"])
@@ -122,7 +123,12 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
         rows = sample_positions(len(choosing), config.measure_images, config.seed)
         at = choosing[rows]
         results["measures"] = measure(
-            trained, reading_of(config), bank, rows, images[at], None if labels is None else labels[at]
+            trained,
+            reading_of(config),
+            bank.only(trained.names),
+            rows,
+            images[at],
+            None if labels is None else labels[at],
         )
         if "profile" in results:
             results["measures"]["memorisation"] = memorised(results)

@@ -5,6 +5,7 @@ They are whole without a script. page.js reads the data attributes, to show valu
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from html import escape
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from ddm_embed.report.document import picture
 SHADES = {
     "encoder": (((96, 160, 214), (8, 60, 130)), ((58, 116, 186), (170, 210, 255))),
     "denoiser": (((232, 140, 50), (150, 45, 0)), ((186, 98, 40), (255, 200, 140))),
+    "encoder_2x2": (((90, 180, 120), (0, 90, 50)), ((50, 140, 80), (170, 240, 190))),
+    "denoiser_2x2": (((170, 130, 210), (90, 30, 140)), ((130, 90, 180), (220, 190, 250))),
 }
 # Ten classes: Okabe and Ito 2008 and, for the last three, Tol's muted scheme, which keep apart from them.
 CLASSES = (
@@ -45,22 +48,29 @@ class Line(NamedTuple):
 
 
 def styles(features: Iterable[str]) -> dict[str, Style]:
-    """z in the colour of text, the encoder's layers in blue, the denoiser's in orange, dashed; deeper is stronger."""
-    names = list(dict.fromkeys(features))
+    """z in the colour of text, the encoder's layers in blue, the denoiser's in orange, dashed; of what is pooled by
+    quarters in green and violet; deeper is stronger."""
+    places = {name: layer_of(name) for name in features}
     found = {}
-    for name in names:
-        group, _, layer = name.partition("_")
-        if group not in SHADES or not layer.isdigit():
+    for name, place in places.items():
+        if place is None or place[0] not in SHADES:
             found[name] = Style("#111827", "#f3f4f6", False)
             continue
-        depth = max(int(other.partition("_")[2]) for other in names if other.startswith(f"{group}_"))
-        share = (int(layer) - 1) / max(depth - 1, 1)
+        group, layer = place
+        depth = max(other[1] for other in places.values() if other and other[0] == group)
+        share = (layer - 1) / max(depth - 1, 1)
         light, dark = (
             "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(*ends, strict=True))
             for ends in SHADES[group]
         )
-        found[name] = Style(light, dark, group == "denoiser")
+        found[name] = Style(light, dark, group.startswith("denoiser"))
     return found
+
+
+def layer_of(feature: str) -> tuple[str, int] | None:
+    """The group of a layer's feature, such as encoder or encoder_2x2, and the layer's number; None of z."""
+    found = re.fullmatch(r"([a-z]+)_(\d+)(_2x2)?", feature)
+    return found and (found[1] + (found[3] or ""), int(found[2]))
 
 
 def legend(features: dict[str, Style]) -> str:

@@ -1,7 +1,6 @@
 """A probe's results: printed as text, and written as JSON, as a picture and as one page, report.html, that needs no
 network and no other file."""
 
-from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from ddm_embed.drawing import save
 from ddm_embed.probe.atlas import Atlas
 from ddm_embed.probe.evaluate import Evaluation
-from ddm_embed.report import document, tables
+from ddm_embed.report import charts, document, tables
 from ddm_embed.report.sections import SECTIONS, Given
 from ddm_embed.report.tables import percent, raw, value
 from ddm_embed.results import BASELINES, Results, baseline_key, baseline_of, main_protocol
@@ -131,19 +130,19 @@ def draw_profile(results: Results, path: Path) -> None:
 
 
 def _styles(features: list[str]) -> dict[str, dict[str, Any]]:
-    """z black; encoder layers from light to dark blue, denoiser blocks from light to dark orange."""
+    """z black; encoder layers blue, denoiser blocks orange, deeper is darker; by quarters of the image green, violet."""
     from matplotlib import colormaps
 
-    maps: dict[str, Callable] = {"encoder": colormaps["Blues"], "denoiser": colormaps["Oranges"]}
-    names = list(dict.fromkeys(features))
+    colours = {"encoder": "Blues", "denoiser": "Oranges", "encoder_2x2": "Greens", "denoiser_2x2": "Purples"}
+    places = {name: charts.layer_of(name) for name in features}
     styles = {}
-    for name in names:
-        group, _, layer = name.partition("_")
-        if group not in maps:
+    for name, place in places.items():
+        if place is None or place[0] not in colours:
             styles[name] = {"color": "black", "linewidth": 2}
             continue
-        depth = sum(other.startswith(group) for other in names)
-        styles[name] = {"color": maps[group](0.35 + 0.6 * int(layer) / depth)}
+        group, layer = place
+        depth = sum(other is not None and other[0] == group for other in places.values())
+        styles[name] = {"color": colormaps[colours[group]](0.35 + 0.6 * layer / depth)}
     return styles
 
 

@@ -13,6 +13,7 @@ from ddm_embed.data.folder import images_below
 from ddm_embed.data.image_file import header
 from ddm_embed.errors import UserError
 from ddm_embed.methods.build import make_models
+from ddm_embed.models.build import base_of
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.train.loop import train
 from ddm_embed.validate import check_feature, validate
@@ -72,7 +73,7 @@ def pretrain(
         config.data.image_size = config.data.image_size or image_size
     validate(config)
     if feature is not None and size:
-        check_feature(feature, make_models(config, (*size, 1), classes=1).features)
+        check_feature(base_of(feature), make_models(config, (*size, 1), classes=1).features)
     if not isinstance(shown, Path):
         RunDirectory(workdir).keep_arrays(shown)
     outcome = train(config, workdir)

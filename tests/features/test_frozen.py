@@ -14,6 +14,7 @@ from ddm_embed.data.sequences import Scale
 from ddm_embed.errors import UserError
 from ddm_embed.features.choice import choose
 from ddm_embed.features.exported import open_any
+from ddm_embed.features.extract import pooled
 from ddm_embed.features.run import Run, open_run
 from ddm_embed.train.loop import train
 
@@ -72,6 +73,18 @@ def test_an_embedding_depends_on_the_image_alone(frozen, feature):
     alone = np.concatenate([frozen.embed(IMAGES[i : i + 1], [0.5], feature) for i in range(20)])
     np.testing.assert_allclose(whole, turned, atol=1e-6)
     np.testing.assert_allclose(whole, alone, atol=1e-6)
+
+
+def test_a_layer_is_read_as_a_mean_or_by_quarters_of_the_image(frozen):
+    quarters, mean = (frozen.embed(IMAGES[:3], [0.3], name) for name in ("encoder_1_2x2", "encoder_1"))
+    assert quarters.shape[2] == 4 * mean.shape[2]
+    np.testing.assert_allclose(quarters.reshape(3, 1, 4, -1).mean(axis=2), mean, atol=1e-6)  # there are 2x2 tokens
+    tokens = np.random.default_rng(0).normal(size=(2, 3 * 4, 5))
+    found = pooled("encoder", [tokens], (2, 12, 16, 1))["encoder_1_2x2"].reshape(2, 4, 5)
+    grid = tokens.reshape(2, 3, 4, 5)
+    parts = [grid[:, :2, :2], grid[:, :2, 2:], grid[:, 2:, :2], grid[:, 2:, 2:]]
+    np.testing.assert_allclose(found, np.stack([part.mean(axis=(1, 2)) for part in parts], axis=1), atol=1e-6)
+    assert list(pooled("encoder", [tokens], (2, 1, 96, 1))) == ["encoder_1"]  # of a sequence
 
 
 def test_a_pickled_encoder_embeds_alike(tiny_run):

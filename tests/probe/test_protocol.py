@@ -91,7 +91,8 @@ def test_validation_images_choose_and_join_the_final_fit(tiny_run, probe, monkey
 
 def test_every_feature_is_probed_at_every_noise_level_by_every_head(results):
     points = {(e["feature"], e["t"], e["protocol"]) for e in results["profile"]}
-    features = ("z", "encoder_1", "denoiser_1", "denoiser_2")
+    layers = ("encoder_1", "denoiser_1", "denoiser_2")
+    features = ("z", *layers, *(f"{layer}_2x2" for layer in layers))
     assert points == {(f, t, h) for f in features for t in (0.0, 0.3) for h in ("ridge", "knn")}
     assert len(points) == len(results["profile"])
 

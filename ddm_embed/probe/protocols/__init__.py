@@ -61,6 +61,9 @@ def check(config: ConfigDict) -> None:
     names = config_lib.names(config.protocols)
     if not names or any(name not in PROTOCOLS for name in names):
         raise UserError(f"config.protocols={','.join(names)}: use one or more of {', '.join(PROTOCOLS)}")
+    pooling = config_lib.names(config.pooling)
+    if pooling not in (["mean"], ["mean", "2x2"]):
+        raise UserError(f"config.pooling={','.join(pooling)}: expected mean, or mean,2x2")
     for protocol in PROTOCOLS.values():
         protocol.check(config)
 

@@ -21,7 +21,9 @@ def ridge(config: ConfigDict) -> Head:
         return linear.linear_predict(queries, *linear.ridge(fit, jax.nn.one_hot(labels, classes), strengths))
 
     settings = {"head": "ridge regression onto one-hot labels", "features": "standardised", "solver": "closed form"}
-    return Head("ridge", "strength", tuple(config.strengths), settings | _grid(config.strengths), fit_predict)
+    return Head(
+        "ridge", "strength", tuple(config.strengths), settings | _grid(config.strengths), fit_predict, pooled=True
+    )
 
 
 def logistic(config: ConfigDict) -> Head:
@@ -42,7 +44,7 @@ def logistic(config: ConfigDict) -> Head:
         "solver": f"L-BFGS to a gradient of {TOLERANCE:g}, at most {sum(linear.ROUNDS)} steps",
     }
     strengths = config.logistic_strengths
-    return Head("logistic", "strength", tuple(strengths), settings | _grid(strengths), fit_predict)
+    return Head("logistic", "strength", tuple(strengths), settings | _grid(strengths), fit_predict, pooled=True)
 
 
 def check_logistic(config: ConfigDict) -> None:
@@ -61,7 +63,7 @@ def knn(config: ConfigDict) -> Head:
 
     settings = {"head": "nearest neighbours", "features": "centred", "metric": "cosine"}
     settings |= {"neighbours": config.neighbours, "temperature": config.temperature}
-    return Head("knn", None, (float("nan"),), settings, fit_predict)
+    return Head("knn", None, (float("nan"),), settings, fit_predict, pooled=True)
 
 
 def _grid(strengths) -> dict:

@@ -35,7 +35,7 @@ def shots(bench: Bench, per_class: int, draws: int) -> tuple[Int[np.ndarray, "dr
     labels = bench.fold.labels
     drawn = heads.draw_shots(labels, bench.classes, per_class, draws, bench.config.seed)
     keys, stacks = [], []
-    for group, x in bench.bank.stacks(bench.bank.keys, bench.mesh, STACK):
+    for group, x in bench.means.stacks(bench.means.keys, bench.mesh, STACK):
         keys += group
         stacks.append(x[: len(group)])
     strengths = jnp.asarray(bench.config.strengths, jnp.float32)
