@@ -130,9 +130,9 @@ def r_squared(z, y):
     return 1 - np.mean((columns @ np.linalg.lstsq(columns, y, rcond=None)[0] - y) ** 2) / np.var(y)
 
 
-def variational(**changes):
+def variational(steps=800, **changes):
     fixed = dict(embedding__gaussian=True, diffusion__steps=0, diffusion__prediction="eps")
-    return train(two_pixels, **fixed, **changes)
+    return train(two_pixels, steps, **fixed, **changes)
 
 
 def test_trained_at_high_noise_alone_a_code_keeps_the_class_and_loses_the_detail():
@@ -149,7 +149,7 @@ def test_trained_at_high_noise_alone_a_code_keeps_the_class_and_loses_the_detail
 def test_the_aggregate_code_moves_towards_the_prior_as_its_weight_rises():
     distances = []
     for weight in (1e-6, 1e-3, 3e-2):
-        trained = variational(embedding__kl_weight=weight)
+        trained = variational(300, embedding__kl_weight=weight)
         code = trained.networks.encode(trained.params, two_pixels(jax.random.key(9), 4000), jnp.full(4000, 0.5))
         z = code.z + jnp.exp(code.log_variance / 2) * jax.random.normal(jax.random.key(2), code.z.shape)
         mean, covariance = np.mean(z, axis=0), np.cov(z.T)

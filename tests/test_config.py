@@ -88,6 +88,19 @@ def test_a_config_that_cannot_run_is_refused_naming_the_field(field, value, mess
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "consistency.kind=contrast has no effect with config.consistency.weight=0"),
+        ({"consistency.weight": 1.0}, "compares two views of an image, and config.data.augment=none draws none"),
+        ({"consistency.weight": 1.0, "data.augment": "crop", "train.accumulate": 2}, "accumulate=2 splits the batch"),
+    ],
+)
+def test_consistency_between_views_is_refused_where_it_means_nothing(changes, message):
+    with pytest.raises(UserError, match=message):
+        validate(tiny_config(**{"consistency.kind": "contrast"} | changes))
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("consistency.weight", 0.1),

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from ddm_embed.diffusion import prediction as prediction_lib
+from ddm_embed.diffusion.agreement import cosine, nt_xent
 from ddm_embed.diffusion.prediction import Image, Level
 from ddm_embed.diffusion.process import Process
 from ddm_embed.diffusion.timesteps import Logits, Timesteps
@@ -26,6 +27,7 @@ Lambda = Callable[[Level, Level, Level], Level]
 
 WEIGHTS = ("simple", "sigma2", "min_snr")
 INPUTS = ("none", "x0", "xt", "view")
+CONSISTENCY = ("chain", "views", "contrast")
 ADVERSARY = "adversary"
 UNIFORM = Timesteps("uniform")
 
@@ -35,7 +37,8 @@ class Draws(NamedTuple):
 
     t [batch], eps [batch, height, width, channel]: of x_t. base: the images that the encoder looks at. weight [batch]:
     1, or 2 l of a mixture. z_t, z_eps: the encoder's own level and noise. earlier [batch]: a level before z_t. code
-    [batch, dim]: a Gaussian code's noise. withheld [batch, 1]: whether the denoiser is told no code.
+    [batch, dim]: a Gaussian code's noise. withheld [batch, 1]: whether the denoiser is told no code. other, other_eps:
+    another view of the images and its noise, where consistency is between views.
     """
 
     t: Level
@@ -47,12 +50,14 @@ class Draws(NamedTuple):
     earlier: Level
     code: Vector
     withheld: Bool[Array, "batch 1"]
+    other: Image | None = None
+    other_eps: Image | None = None
 
 
 class Terms(NamedTuple):
     """The parts of the loss for each example, [batch].
 
-    t: noise level. denoising, error: the denoising error, weighted and not. consistency: chain disagreement.
+    t: noise level. denoising, error: the denoising error, weighted and not. consistency: that loss, unweighted.
     code: KL of a Gaussian code to N(0, I), else the code's L1 norm where that has a weight.
     """
 
@@ -70,7 +75,11 @@ class Objective:
     Attributes:
       process: the forward process. prediction: one of `prediction.PREDICTIONS`. timesteps: the law of t.
       weight: one of `WEIGHTS`, or lambda(t, alpha, sigma) -> [batch], the weight on the score's squared error.
-      min_snr_gamma: where `min_snr` clips. encoder_input: one of `INPUTS`. consistency_weight: of chain consistency.
+      min_snr_gamma: where `min_snr` clips. encoder_input: one of `INPUTS`.
+      consistency: one of `CONSISTENCY`, z_t against z_s at a cleaner level s < t. chain: 1 - cos(q(z_t), z_s) with z_s
+        of the averaged parameters, of the same image under the same noise. views: the same, z_s of another view under
+        noise of its own. contrast: NT-Xent (`agreement.nt_xent`) of p(z_t) and p(z_s) of two views among all of the
+        batch, at this temperature. consistency_weight: its weight.
       kl_weight, l1_weight: of the code's KL if the code is Gaussian, else of its L1 norm. penalty_unit: what they stand
         beside, the "mean" over pixels of the squared error, or half its "sum".
       mixup: whether the encoder sees a mixture of two images. drop: share of the images whose code is withheld (zero).
@@ -82,7 +91,9 @@ class Objective:
     weight: str | Lambda = "simple"
     min_snr_gamma: float = 5.0
     encoder_input: str = "x0"
+    consistency: str = "chain"
     consistency_weight: float = 0.0
+    temperature: float = 0.5
     kl_weight: float = 0.0
     l1_weight: float = 0.0
     penalty_unit: str = "mean"
@@ -110,7 +121,7 @@ class Objective:
     def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int, logits: Logits | None = None) -> Draws:
         """All of a step's random numbers, and what the encoder looks at; see `methods.method.Objective`.
 
-        `view` is read for `encoder_input="view"` only; `logits` are the adversary's.
+        `view` is read for `encoder_input="view"` and for consistency between views; `logits` are the adversary's.
         """
         time_key, noise_key, encoder_key, earlier_key = jax.random.split(key, 4)
         batch = len(x0)
@@ -130,7 +141,11 @@ class Objective:
         code_key, drop_key = jax.random.split(jax.random.fold_in(encoder_key, 2))
         code = jax.random.normal(code_key, (batch, dim))
         withheld = jax.random.bernoulli(drop_key, self.drop, (batch, 1))
-        return Draws(t, eps, base, 2 * share, z_t, z_eps, earlier, code, withheld)
+        drawn = Draws(t, eps, base, 2 * share, z_t, z_eps, earlier, code, withheld)
+        if self.consistency == "chain" or not self.consistency_weight:
+            return drawn
+        other_eps = jax.random.normal(jax.random.fold_in(encoder_key, 3), x0.shape)
+        return drawn._replace(other=x0 if self.encoder_input == "view" else view, other_eps=other_eps)
 
     def loss(
         self, networks: Networks, params: Params, target_params: Params, x0: Image, draws: Draws
@@ -144,12 +159,10 @@ class Objective:
 
         z = None
         if self.encoder_input != "none":
-            embedding = networks.encode(params, self._see(draws, draws.z_t), draws.z_t)
+            embedding = networks.encode(params, self._see(draws.base, draws.z_eps, draws.z_t), draws.z_t)
             z, penalty, regulariser = self._code(embedding, draws)
             if self.consistency_weight > 0:
-                past = networks.encode(target_params, self._see(draws, draws.earlier), draws.earlier).z
-                guess = networks.heads["predictor"](params, embedding.z, draws.z_t)
-                consistency = 1 - cosine(guess, jax.lax.stop_gradient(past))
+                consistency = self._disagreement(networks, params, target_params, embedding.z, draws)
                 regulariser += self.consistency_weight * jnp.mean(consistency)
 
         output, _ = networks.denoise(params, xt, t, z)
@@ -162,11 +175,25 @@ class Objective:
             total += learned - jax.lax.stop_gradient(learned)  # its gradient alone: the value is no part of the loss
         return total, Terms(t, denoising, error, consistency, penalty)
 
-    def _see(self, draws: Draws, t: Level) -> Image:
-        """What the encoder sees at any level t [batch] of its chain."""
+    def _see(self, image: Image, eps: Image, t: Level) -> Image:
+        """What the encoder sees of an image at levels t [batch]."""
         if self.encoder_input == "x0":
-            return draws.base
-        return prediction_lib.noised(draws.base, draws.z_eps, *self.process.marginal(t))
+            return image
+        return prediction_lib.noised(image, eps, *self.process.marginal(t))
+
+    def _disagreement(
+        self, networks: Networks, params: Params, target_params: Params, z: Vector, draws: Draws
+    ) -> Level:
+        """The consistency loss of each image, [batch]."""
+        s = draws.earlier
+        chain = self.consistency == "chain"
+        seen = self._see(draws.base, draws.z_eps, s) if chain else self._see(draws.other, draws.other_eps, s)
+        if self.consistency == "contrast":
+            project = networks.heads["projector"]
+            cleaner = networks.encode(params, seen, s).z
+            return nt_xent(project(params, z), project(params, cleaner), self.temperature)[0]
+        past = networks.encode(target_params, seen, s).z
+        return 1 - cosine(networks.heads["predictor"](params, z, draws.z_t), jax.lax.stop_gradient(past))
 
     def _unit(self, draws: Draws) -> float:
         """The factor of a penalty beside a mean over pixels: half the sum is `pixels / 2` times as much."""
@@ -196,10 +223,3 @@ def mix(key: Key[Array, ""], image: Image) -> tuple[Image, Level]:
 def gaussian_kl(mean: Vector, log_variance: Vector) -> Level:
     """KL(N(mean, exp(log_variance)) || N(0, I)), [batch], summed over the code's entries."""
     return 0.5 * jnp.sum(mean**2 + jnp.exp(log_variance) - 1 - log_variance, axis=-1)
-
-
-def cosine(a: Vector, b: Vector) -> Level:
-    """Cosine of the angle between rows, [batch], in float32."""
-    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-    norms = jnp.sum(a**2, axis=-1) * jnp.sum(b**2, axis=-1)
-    return jnp.sum(a * b, axis=-1) * jax.lax.rsqrt(norms + 1e-12)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
-from ddm_embed.diffusion.objective import cosine
+from ddm_embed.diffusion.agreement import cosine
 from ddm_embed.diffusion.prediction import Image, Level
 from ddm_embed.methods import views
 from ddm_embed.methods.method import Method, Networks, Params, Parts, static

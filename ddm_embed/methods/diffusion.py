@@ -16,14 +16,15 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from ddm_embed.diffusion.objective import ADVERSARY, WEIGHTS, Lambda, Objective
+from ddm_embed.diffusion.objective import ADVERSARY, CONSISTENCY, WEIGHTS, Lambda, Objective
 from ddm_embed.diffusion.prediction import LEAST, PREDICTIONS, Image, Level, expand
 from ddm_embed.diffusion.process import PROCESSES, Process
 from ddm_embed.diffusion.timesteps import LAWS, Timesteps
 from ddm_embed.errors import UserError
 from ddm_embed.fields import Field
 from ddm_embed.methods.method import Method, Networks, Params, Parts, Place, apply_of, check_sphere, placed
-from ddm_embed.models.auxiliary import Adversary
+from ddm_embed.methods.views import check_whole_batch
+from ddm_embed.models.auxiliary import Adversary, Mlp
 from ddm_embed.models.build import Models, Network
 from ddm_embed.models.dit import Denoiser, code_scale
 from ddm_embed.models.encoder import Predictor
@@ -37,6 +38,20 @@ FIELDS = {
     ),
     "consistency.weight": Field(
         0.0, "weight of aligning z_t with the EMA encoder's z_s, s < t; 0 switches it off", least=0.0
+    ),
+    "consistency.kind": Field(
+        "chain",
+        "chain: z_s of the same image and noise; views: of another view; contrast: two views against all others",
+        choices=CONSISTENCY, added=True,
+    ),
+    "consistency.temperature": Field(
+        0.5, "of contrast's cosines", least=0.001, needs=("consistency.kind", ("contrast",)), added=True
+    ),
+    "consistency.hidden": Field(
+        512, "hidden units of contrast's projection", least=1, needs=("consistency.kind", ("contrast",)), added=True
+    ),
+    "consistency.projection": Field(
+        128, "entries of contrast's projection", least=1, needs=("consistency.kind", ("contrast",)), added=True
     ),
     "diffusion.process": Field(
         "vp", "vp, sub_vp, ve, cosine or rectified_flow; vp with 1000 steps is DDPM's linear chain",
@@ -91,7 +106,9 @@ def make_objective(config: ConfigDict) -> Objective:
         weight=make_weight(diffusion.weight),
         min_snr_gamma=diffusion.min_snr_gamma,
         encoder_input=embedding.input,
+        consistency=config.consistency.kind,
         consistency_weight=config.consistency.weight,
+        temperature=config.consistency.temperature,
         kl_weight=embedding.kl_weight,
         l1_weight=embedding.l1_weight,
         penalty_unit=embedding.penalty_unit,
@@ -207,7 +224,20 @@ def _check_code(config: ConfigDict) -> None:
             f"config.embedding.l1_weight={embedding.l1_weight} is of a deterministic code, a Gaussian one has "
             "config.embedding.kl_weight; set one of config.embedding.l1_weight=0 and config.embedding.gaussian=False"
         )
-    if config.consistency.weight > 0 and embedding.input == "x0" and not embedding.timed:
+    chain = config.consistency.kind == "chain"
+    if not chain and not config.consistency.weight:
+        raise UserError(
+            f"config.consistency.kind={config.consistency.kind} has no effect with config.consistency.weight=0; set it "
+            "to chain, or give it a weight"
+        )
+    if config.consistency.weight > 0 and not chain:
+        check_whole_batch(config)
+        if config.data.augment == "none":
+            raise UserError(
+                f"config.consistency.kind={config.consistency.kind} compares two views of an image, and "
+                "config.data.augment=none draws none; set config.data.augment to crop, or another"
+            )
+    if config.consistency.weight > 0 and chain and embedding.input == "x0" and not embedding.timed:
         raise UserError(
             f"config.consistency.weight={config.consistency.weight} compares the codes of two noise levels, and a "
             "static code of x0 has one for all; set it to 0, or config.embedding.timed=True"
@@ -220,8 +250,11 @@ def build(config: ConfigDict, parts: Parts) -> dict[str, Network]:
     scale = code_scale(code.dim, code.sphere) if code else 1.0
     denoiser, dim = Denoiser(depth=sizes.depth, code_scale=scale, **sizes.trunk()), code and code.dim
     networks = {"denoiser": Network(denoiser, (shape, (), code and (dim,)), denoiser.flops(shape, dim))}
-    if config.consistency.weight > 0 and code:
-        predictor = Predictor(dim=dim, hidden=2 * dim)
+    if config.consistency.weight > 0 and code and config.consistency.kind == "contrast":
+        projector = Mlp(config.consistency.hidden, config.consistency.projection, last_norm=True)
+        networks["projector"] = Network(projector, ((dim,),), projector.flops(dim))
+    elif config.consistency.weight > 0 and code:
+        predictor = Predictor(dim=dim, hidden=2 * dim, norm="layer" if config.consistency.kind == "chain" else "batch")
         networks["predictor"] = Network(predictor, ((dim,), ()), predictor.flops())
     if config.diffusion.timesteps == "adversarial":
         networks[ADVERSARY] = Network(Adversary(), ())
@@ -266,6 +299,13 @@ def sees_noise(config: ConfigDict) -> bool:
 
 def tell(config: ConfigDict, params: Params) -> Mapping[str, Array]:
     return {"logits": params[ADVERSARY]["logits"]} if ADVERSARY in params else {}
+
+
+def passes(config: ConfigDict) -> dict[str, int]:
+    """An encoder of averaged parameters takes no gradient; contrast has two that do."""
+    if not config.consistency.weight:
+        return {}
+    return {"encoder": 6, "projector": 6} if config.consistency.kind == "contrast" else {"encoder": 4}
 
 
 def card(config: ConfigDict) -> str:
@@ -344,7 +384,7 @@ METHOD = Method(
     check_named_code=check_named_code,
     build=build,
     networks=make_networks,
-    passes=lambda config: {"encoder": 4} if config.consistency.weight > 0 else {},
+    passes=passes,
     process=make_process,
     sees_noise=sees_noise,
     tell=tell,

@@ -3,15 +3,15 @@
 import dataclasses
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
+from ddm_embed.diffusion.agreement import nt_xent
 from ddm_embed.diffusion.prediction import Image, Level
 from ddm_embed.fields import Field
 from ddm_embed.methods import views
-from ddm_embed.methods.method import Method, Networks, Params, Parts, Vector, static
+from ddm_embed.methods.method import Method, Networks, Params, Parts, static
 from ddm_embed.methods.views import OtherView, build_projector, check_views, check_whole_batch, see_views
 from ddm_embed.models.build import Network
 
@@ -46,23 +46,6 @@ class SimClr:
         a, b = (networks.heads["projector"](params, static(networks, params, image).z) for image in (x0, draws.view))
         loss, accuracy = nt_xent(a, b, self.temperature)
         return jnp.mean(loss), ContrastTerms(accuracy)
-
-
-def nt_xent(a: Vector, b: Vector, temperature: float) -> tuple[Level, Level]:
-    """(loss, accuracy), [batch] each, of pairs of rows among all rows of both: means over a pair's two directions.
-
-    l(i, j) = -log exp(cos(i, j) / temperature) / sum_{k != i} exp(cos(i, k) / temperature).
-    """
-    batch = len(a)
-    rows = jnp.concatenate([a, b]).astype(jnp.float32)
-    rows = rows * jax.lax.rsqrt(jnp.sum(rows**2, axis=-1, keepdims=True) + 1e-12)
-    similarity = jnp.matmul(rows, rows.T, precision="highest") / temperature
-    similarity = jnp.where(jnp.eye(2 * batch, dtype=bool), -jnp.inf, similarity)
-    partner = (jnp.arange(2 * batch) + batch) % (2 * batch)
-    positive = jnp.take_along_axis(similarity, partner[:, None], axis=1)[:, 0]
-    loss = jax.nn.logsumexp(similarity, axis=1) - positive
-    right = jnp.argmax(similarity, axis=1) == partner
-    return jnp.mean(loss.reshape(2, batch), axis=0), jnp.mean(right.reshape(2, batch), axis=0)
 
 
 def check(config: ConfigDict) -> None:

@@ -2,14 +2,13 @@
 
 import itertools
 import math
-from typing import Any
 
 import jax.numpy as jnp
 from einops import repeat
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from ddm_embed.models.layers import Tokens, Trunk, positions
+from ddm_embed.models.layers import Tokens, Trunk, batch_norm, positions
 
 
 class Mlp(nn.Module):
@@ -44,13 +43,6 @@ class Mlp(nn.Module):
         """Operations of a forward pass on so many numbers, a multiply-add counted as two."""
         sizes = [entries, *[self.hidden] * (self.layers - 1), self.dim]
         return 2 * sum(a * b for a, b in itertools.pairwise(sizes))
-
-
-def batch_norm(**kwargs: Any) -> nn.LayerNorm:
-    """Batch norm by the statistics of what it is given; Flax's own keeps running ones, a state of its own."""
-    return nn.LayerNorm(
-        reduction_axes=0, feature_axes=-1, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, **kwargs
-    )
 
 
 class MaskedDecoder(Trunk):

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from ddm_embed.models import patches
-from ddm_embed.models.layers import FREQUENCIES, TimeEmbedding, Tokens, Trunk
+from ddm_embed.models.layers import FREQUENCIES, TimeEmbedding, Tokens, Trunk, batch_norm
 
 Shape = tuple[int, int, int]  # (height, width, channel); (1, length, channel) of sequences
 
@@ -132,15 +132,21 @@ TRANSFORMER = Architecture(form="transformer", takes=lambda name: name == "trans
 
 
 class Predictor(nn.Module):
-    """z_t -> a guess of the target's z_s, s < t: a two-layer MLP, as BYOL's (Grill et al. 2020, arXiv 2006.07733)."""
+    """z_t -> a guess of the target's z_s, s < t: a two-layer MLP, as BYOL's (Grill et al. 2020, arXiv 2006.07733).
+
+    Attributes:
+      dim: entries of z. hidden: units. norm: "layer", or "batch" by the statistics of the batch.
+    """
 
     dim: int
     hidden: int
+    norm: str = "layer"
 
     @nn.compact
     def __call__(self, z: Float[Array, "batch dim"], t: Float[Array, " batch"]) -> Float[Array, "batch dim"]:
         h = nn.Dense(self.hidden, name="in")(z) + TimeEmbedding(self.hidden, jnp.float32, name="time")(t)
-        return nn.Dense(self.dim, name="out")(nn.gelu(nn.LayerNorm(name="norm")(h)))
+        norm = batch_norm if self.norm == "batch" else nn.LayerNorm
+        return nn.Dense(self.dim, name="out")(nn.gelu(norm(name="norm")(h)))
 
     def flops(self) -> int:
         return 2 * self.hidden * (2 * self.dim + FREQUENCIES + self.hidden)

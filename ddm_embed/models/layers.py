@@ -7,6 +7,7 @@ the matrix products.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -179,6 +180,13 @@ class Block(nn.Module):
         h = nn.Dense(round(self.width * self.mlp_ratio), dtype=self.dtype, kernel_init=_xavier, name="mlp_in")(h)
         h = nn.Dense(self.width, dtype=self.dtype, kernel_init=_xavier, name="mlp_out")(nn.gelu(h))
         return x + gate_m * h
+
+
+def batch_norm(**kwargs: Any) -> nn.LayerNorm:
+    """Batch norm by the statistics of what it is given; Flax's own keeps running ones, a state of its own."""
+    return nn.LayerNorm(
+        reduction_axes=0, feature_axes=-1, epsilon=1e-5, use_fast_variance=False, dtype=jnp.float32, **kwargs
+    )
 
 
 def modulation(parts: int, width: int, dtype: jnp.dtype):

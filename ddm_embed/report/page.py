@@ -130,7 +130,7 @@ def draw_profile(results: Results, path: Path) -> None:
 
 
 def _styles(features: list[str]) -> dict[str, dict[str, Any]]:
-    """z black; encoder layers blue, denoiser blocks orange, deeper is darker; by quarters of the image green, violet."""
+    """z black; encoder layers blue, denoiser blocks orange, by quarters green and violet; deeper is darker."""
     from matplotlib import colormaps
 
     colours = {"encoder": "Blues", "denoiser": "Oranges", "encoder_2x2": "Greens", "denoiser_2x2": "Purples"}

@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import kstest
 
 from ddm_embed.diffusion import prediction as p
-from ddm_embed.diffusion.objective import ADVERSARY, Objective, cosine, gaussian_kl, mix
+from ddm_embed.diffusion.agreement import cosine, nt_xent
+from ddm_embed.diffusion.objective import ADVERSARY, Objective, gaussian_kl, mix
 from ddm_embed.diffusion.process import PROCESSES, VE, VP
 from ddm_embed.diffusion.timesteps import Timesteps
 from ddm_embed.methods.method import Networks
@@ -116,6 +117,37 @@ def test_consistency_compares_with_an_earlier_code_of_the_target_network():
     agreement = cosine(image.reshape(8, -1), past.reshape(8, -1))
     np.testing.assert_allclose(terms.consistency, 1 - agreement, atol=1e-6)
     assert float(loss) == pytest.approx(float(jnp.mean(terms.denoising) + 0.5 * jnp.mean(terms.consistency)))
+
+
+@pytest.mark.parametrize("encoder_input", ["x0", "xt", "view"])
+@pytest.mark.parametrize("kind", ["views", "contrast"])
+def test_consistency_between_views_compares_codes_of_two_views_at_two_levels(kind, encoder_input):
+    seen = []
+    objective = dataclasses.replace(
+        OBJECTIVE, encoder_input=encoder_input, consistency=kind, consistency_weight=0.5, temperature=0.2
+    )
+    nets = networks(seen)
+    nets = nets._replace(heads=dict(nets.heads) | {"projector": lambda params, z: params * z[:, :5]})
+    loss, terms = loss_of(objective, nets, 1.0, 2.0, X0, VIEW, jax.random.key(0))
+    (own, image, t), (others, other, s) = seen
+    assert own == 1.0 and others == (2.0 if kind == "views" else 1.0) and np.all(np.asarray(s) < np.asarray(t))
+    if encoder_input == "x0":
+        assert np.array_equal(image, X0) and np.array_equal(other, VIEW)
+    if kind == "views":
+        expected = 1 - cosine(flat(image), flat(other))
+    else:
+        expected = nt_xent(flat(image)[:, :5], flat(other)[:, :5], 0.2)[0]
+    np.testing.assert_allclose(terms.consistency, expected, atol=1e-6)
+    assert float(loss) == pytest.approx(float(jnp.mean(terms.denoising) + 0.5 * jnp.mean(terms.consistency)))
+
+
+def test_consistency_between_views_leaves_all_other_draws_as_they_are():
+    plain = OBJECTIVE.draw(jax.random.key(0), X0, VIEW, 2)
+    objective = dataclasses.replace(OBJECTIVE, consistency="contrast", consistency_weight=0.5)
+    drawn = objective.draw(jax.random.key(0), X0, VIEW, 2)
+    assert plain.other is None and np.array_equal(drawn.other, VIEW)
+    for name in plain._fields[:-2]:
+        assert np.array_equal(getattr(plain, name), getattr(drawn, name)), name
 
 
 def test_no_gradient_flows_into_the_consistency_target():

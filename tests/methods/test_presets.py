@@ -26,11 +26,12 @@ def objective_of(arm):
 
 
 RESUMED = {objective_of(arm): arm for arm in arms.ARMS}.values()  # an arm of each objective
+TRAINED = ("ddm", "vdrl", *RESUMED)  # docs/results.md trains the others
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", arms.ARMS)
-def test_every_arm_trains_is_drawn_and_probed_and_every_objective_resumed(arm, tmp_path):
+@pytest.mark.parametrize("arm", TRAINED)
+def test_an_arm_trains_is_drawn_and_probed_and_every_objective_resumed(arm, tmp_path):
     command = ("--config", f"{ROOT}/configs/digits.py:arm={arm},steps=10", *TINY, "--workdir", tmp_path)
     first = run_program("ddm_embed.main", *command)
     assert first.returncode == 0, first.stderr

@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).with_name("eight_devices.py")
 # Axes used alone and together, with parts of a batch and without: every two of these four in every combination, each
 # axis by 2, 4 and 8.
 TOGETHER = "2x2x2 in 2"
-OTHERS = ["8x1x1", "1x8x1", "1x1x8", "1x1x1 in 4", "4x2x1", "2x1x4 in 2", "1x4x2 in 2", "2x2x2 remat"]
+OTHERS = ["8x1x1", "1x8x1", "1x1x8", "4x2x1", "2x1x4 in 2", "1x4x2 in 2", "2x2x2 remat"]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def made_of_it(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def full_report(report, tmp_path_factory):
-    return report | on_eight_once(tmp_path_factory, SCRIPT, *OTHERS, "1x1x1 scan", "2x2x2 scan", "1x4x2 scan in 2")
+    return report | on_eight_once(tmp_path_factory, SCRIPT, *OTHERS, "1x1x1 scan", "1x4x2 scan in 2")
 
 
 def assert_same_curve(report, run, one="1x1x1"):
@@ -75,7 +75,7 @@ def test_every_kind_of_mesh_and_number_of_parts_gives_the_loss_curve_of_one_devi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("run", "plain"), [("2x2x2 scan", TOGETHER), ("1x4x2 scan in 2", "1x4x2 in 2")])
+@pytest.mark.parametrize(("run", "plain"), [("1x4x2 scan in 2", "1x4x2 in 2")])
 def test_blocks_as_a_scan_give_one_loss_curve_on_any_mesh(full_report, run, plain):
     assert_same_curve(full_report, run, one="1x1x1 scan")
     # As much as without the scan, but for vectors, which it stacks into what counts as matrices here.
