@@ -8,7 +8,7 @@ import numpy as np
 from ddm_embed import json_reader
 from ddm_embed.errors import UserError
 
-BASELINES = ("pixels", "pca")  # what heads read in place of a run's features
+BASELINES = ("pixels", "pca", "random_relu")  # what heads read in place of a run's features
 LARGEST_CONFUSION = 100  # classes whose confusion is in results.json; that of more is in atlas.npz, sparse
 BASELINE_HEADS = ("ridge", "knn")  # the protocols whose heads read them
 TRAJECTORY = "trajectory_"  # what the names of protocols that read several noise levels begin with

@@ -165,6 +165,7 @@ class Method:
       process: the forward process of a method that knows noise levels, else None.
       sees_noise: whether the encoder sees the noised image in place of the clean one.
       tell: parameters -> what `Objective.draw` is told of them.
+      initialise: fresh parameters -> those that the run begins with.
       apart: networks whose gradient is no part of the norm that is clipped and logged.
       unread: features that exist and are not trained, so not offered.
       reads_labels: whether training reads the images' labels. tags: for a model card.
@@ -184,6 +185,7 @@ class Method:
     process: Callable[[ConfigDict], Process] | None = None
     sees_noise: Callable[[ConfigDict], bool] = lambda config: False
     tell: Callable[[ConfigDict, Params], Mapping[str, Array]] = lambda config, params: NOTHING
+    initialise: Callable[[Params], Params] = lambda params: params
     apart: Callable[[ConfigDict], tuple[str, ...]] = lambda config: ()
     unread: tuple[str, ...] = ()
     reads_labels: bool = False

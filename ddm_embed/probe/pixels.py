@@ -1,4 +1,4 @@
-"""The baselines of embeddings: the pixels themselves, and their principal components."""
+"""The baselines of embeddings: the pixels themselves, their principal components, and random features of them."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from ddm_embed.data.types import Stored
 LARGEST_SIDE = 32  # pixels are averaged down to this: a ridge over every pixel of a photograph does not fit
 LONGEST = 4096  # numbers of a sequence, over its channels, that it is averaged down to
 COMPONENTS = 128
+RANDOM = 1500
 
 Pair = tuple[Float[Array, "number dim"], Float[Array, "test dim"]]
 
@@ -19,23 +20,35 @@ def pixel_features(
     test: Stored,
     fit: Int[np.ndarray, " fit"],
 ) -> dict[str, Pair]:
-    """Training and test features under `pixels` and `pca`.
+    """Training and test features under `pixels`, `pca` and `random_relu`.
 
     Args:
       train: training images.
       test: test images.
-      fit: positions in `train` of the images that the principal components are found on.
+      fit: positions in `train` of the images that means, deviations and principal components are found on.
 
     Returns:
       `pixels`: flattened, in [0, 1], averaged down to at most 32x32; of sequences the standardised signal itself,
       averaged down in time to at most 4,096 numbers. `pca`: their first 128 principal components, or as many as there
-      are.
+      are. `random_relu`: relu(W x / sqrt(dim) + b) of the standardised pixels, 1,500 of them, W and b drawn once and
+      for all from N(0, 1) (Rahimi & Recht 2008, "Weighted Sums of Random Kitchen Sinks").
     """
     pixels = tuple(_flatten(images) for images in (train, test))
     mean, components = _principal(pixels[0][fit])
     with jax.default_matmul_precision("highest"):
         projected = tuple((array - mean) @ components for array in pixels)
-    return {"pixels": pixels, "pca": projected}
+    return {"pixels": pixels, "pca": projected, "random_relu": _random_relu(pixels, fit)}
+
+
+def _random_relu(pixels: Pair, fit: Int[np.ndarray, " fit"]) -> Pair:
+    mean, deviation = jnp.mean(pixels[0][fit], axis=0), jnp.std(pixels[0][fit], axis=0)
+    weights, shifts = jax.random.split(jax.random.key(0))
+    weights = jax.random.normal(weights, (len(mean), RANDOM)) / len(mean) ** 0.5
+    shifts = jax.random.normal(shifts, (RANDOM,))
+    with jax.default_matmul_precision("highest"):
+        return tuple(
+            jax.nn.relu((x - mean) / jnp.where(deviation > 0, deviation, 1) @ weights + shifts) for x in pixels
+        )
 
 
 def _flatten(images: Stored) -> Float[Array, "number dim"]:

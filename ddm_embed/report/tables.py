@@ -54,7 +54,7 @@ def protocols(results: Results) -> str:
         ])  # fmt: skip
     if not rows:
         return ""
-    head = ("protocol", "test accuracy", "feature", "t", "setting", "held out", raw(results), "PCA")
+    head = ("protocol", "test accuracy", "feature", "t", "setting", "held out", raw(results), "PCA", "random ReLU")
     listed = "".join(
         f"<dt>{escape(name)}</dt><dd>{value(found.get('settings'))}</dd>"
         for name, found in results["protocols"].items()

@@ -100,7 +100,7 @@ def train_in(config: ConfigDict, workdir: Path, data: Source) -> Outcome:
         logger.warning("config.objective.name=%s reads the labels of all %d training images", method.name, number)
     models = make_models(config, data.image_shape, classes=labels and len(labels.values))
     optimizer = make_optimizer(config)
-    init = make_init(models, optimizer, config.train.seed)
+    init = make_init(models, optimizer, config.train.seed, method.initialise)
     abstract = abstract_state(init, optimizer, mesh)
 
     # From here on: a signal that comes while XLA compiles is heard when it has done so.

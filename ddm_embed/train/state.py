@@ -29,11 +29,19 @@ class TrainState:
     opt_state: Any
 
 
-def make_init(models: Models, optimizer: optax.GradientTransformation, seed: int) -> Callable[[], TrainState]:
-    """A function of nothing -> the state before the first step; trace it for shapes, jit it to create."""
+def make_init(
+    models: Models,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    initialise: Callable[[Any], Any] = lambda params: params,
+) -> Callable[[], TrainState]:
+    """A function of nothing -> the state before the first step; trace it for shapes, jit it to create.
+
+    `initialise` is the method's: fresh parameters -> those that the run begins with.
+    """
 
     def init() -> TrainState:
-        params = models.init(jax.random.key(seed))
+        params = initialise(models.init(jax.random.key(seed)))
         ema_params = jax.tree.map(jnp.copy, params)
         return TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params))
 

@@ -89,7 +89,7 @@ def test_holms_correction_is_the_closed_test_of_bonferroni():
 def test_runs_that_differ_in_their_seeds_alone_are_one_row(tmp_path):
     made = [make_results("vdrl", seed, 0.9) for seed in (0, 1, 2)] + [make_results("other", 0, 0.85)]
     (table,) = tables(runs(tmp_path, *made))
-    assert [row.name for row in table.rows] == ["vdrl", "other", "pixels", "pca"]
+    assert [row.name for row in table.rows] == ["vdrl", "other", "pixels", "pca", "random_relu"]
     values = [m.accuracy for m in table.rows[0].cells["ridge"]]
     assert values == [results["protocols"]["ridge"]["test_accuracy"] for results in made[:3]]
     text = report.cell(table.rows[0], "ridge")
@@ -134,7 +134,7 @@ def test_settings_of_a_head_split_its_column_alone(tmp_path):
 def test_datasets_have_tables_of_their_own(tmp_path):
     found = tables(runs(tmp_path, make_results("a", 0), make_results("b", 0, dataset="digits")))
     assert [table.dataset for table in found] == ["fashion_mnist", "digits"]
-    assert [row.name for row in found[1].rows] == ["b", "pixels", "pca"]
+    assert [row.name for row in found[1].rows] == ["b", "pixels", "pca", "random_relu"]
 
 
 def test_baselines_are_rows_once_and_say_where_runs_disagree(tmp_path):
@@ -248,7 +248,7 @@ def test_csv_and_markdown_hold_every_number_with_its_manifest(tmp_path):
     made = [make_results("a|b", s, 0.9) for s in (0, 1)] + [make_results("<i>*c*", 0, 0.8, dirty=True)]
     found = tables(runs(tmp_path, *made))
     lines = list(csv.DictReader(io.StringIO(report.to_csv(found))))
-    assert len(lines) == 5 * 2 + 2 * 2
+    assert len(lines) == 5 * 2 + 2 * 3
     line = next(one for one in lines if one["row"] == "a|b" and one["protocol"] == "knn")
     values = [results["protocols"]["knn"]["test_accuracy"] for results in made[:2]]
     assert float(line["mean"]) == pytest.approx(np.mean(values), abs=1e-6) and line["n"] == "2"
@@ -265,7 +265,7 @@ def test_csv_and_markdown_hold_every_number_with_its_manifest(tmp_path):
         widths = {len(re.split(r"(?<!\\)\|", line)) for line in block}
         assert len(widths) == 1, block
     numbers = blocks[-1]
-    assert len(numbers) == 2 + 5 * 3 + 2 * 2 and all("7799bd761d" in line for line in numbers[2:])
+    assert len(numbers) == 2 + 5 * 3 + 2 * 3 and all("7799bd761d" in line for line in numbers[2:])
     assert r"\<i\>\*c\*" in text and r"a\|b" in text and "<b>" not in text
 
 

@@ -20,6 +20,7 @@ from ddm_embed.methods.diffusion import make_process
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.probe import evaluate as protocol
 from ddm_embed.probe.bench import sweep
+from ddm_embed.probe.pixels import pixel_features
 from ddm_embed.probe.protocols import HEADS
 from ddm_embed.report.page import publish
 from ddm_embed.results import read
@@ -117,6 +118,19 @@ def test_test_labels_are_read_once_and_choose_nothing(tiny_run, probe, results, 
     for name in ("profile", "selected", "baseline_choices"):
         assert noise[name] == results[name]
     assert abs(noise["test_accuracy"] - 0.1) < 0.05 < results["test_accuracy"] - noise["test_accuracy"]
+
+
+def test_random_features_are_rectified_random_projections_of_standardised_pixels():
+    images = np.random.default_rng(0).integers(0, 256, (30, 3, 2, 1), np.uint8)
+    images[:, 0, 0] = 7  # a pixel that never changes
+    train, test = pixel_features(images[:20], images[20:], np.arange(15))["random_relu"]
+    flat = images.reshape(30, 6) / 255
+    deviation = flat[:15].std(axis=0)
+    standardised = (flat - flat[:15].mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    keys = jax.random.split(jax.random.key(0))
+    weights, shifts = jax.random.normal(keys[0], (6, 1500)) / 6**0.5, jax.random.normal(keys[1], (1500,))
+    expected = np.maximum(standardised @ np.asarray(weights) + np.asarray(shifts), 0)
+    np.testing.assert_allclose(np.concatenate([train, test]), expected, atol=1e-4)
 
 
 def test_the_pixel_baseline_is_scikit_learns(results):
