@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ddm_embed.data.types import Stored
+from ddm_embed.heads.linear import standardise
 
 LARGEST_SIDE = 32  # pixels are averaged down to this: a ridge over every pixel of a photograph does not fit
 LONGEST = 4096  # numbers of a sequence, over its channels, that it is averaged down to
@@ -41,14 +42,12 @@ def pixel_features(
 
 
 def _random_relu(pixels: Pair, fit: Int[np.ndarray, " fit"]) -> Pair:
-    mean, deviation = jnp.mean(pixels[0][fit], axis=0), jnp.std(pixels[0][fit], axis=0)
     weights, shifts = jax.random.split(jax.random.key(0))
-    weights = jax.random.normal(weights, (len(mean), RANDOM)) / len(mean) ** 0.5
+    entries = pixels[0].shape[1]
+    weights = jax.random.normal(weights, (entries, RANDOM)) / entries**0.5
     shifts = jax.random.normal(shifts, (RANDOM,))
     with jax.default_matmul_precision("highest"):
-        return tuple(
-            jax.nn.relu((x - mean) / jnp.where(deviation > 0, deviation, 1) @ weights + shifts) for x in pixels
-        )
+        return tuple(jax.nn.relu(standardise(pixels[0][fit], x)[1] @ weights + shifts) for x in pixels)
 
 
 def _flatten(images: Stored) -> Float[Array, "number dim"]:

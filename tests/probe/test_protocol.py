@@ -126,7 +126,7 @@ def test_random_features_are_rectified_random_projections_of_standardised_pixels
     train, test = pixel_features(images[:20], images[20:], np.arange(15))["random_relu"]
     flat = images.reshape(30, 6) / 255
     deviation = flat[:15].std(axis=0)
-    standardised = (flat - flat[:15].mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    standardised = (flat - flat[:15].mean(axis=0)) / np.where(deviation > 1e-9, deviation, 1)
     keys = jax.random.split(jax.random.key(0))
     weights, shifts = jax.random.normal(keys[0], (6, 1500)) / 6**0.5, jax.random.normal(keys[1], (1500,))
     expected = np.maximum(standardised @ np.asarray(weights) + np.asarray(shifts), 0)
