@@ -28,6 +28,7 @@ from ddm_embed.reproducible import reproducible
 from ddm_embed.results import BASELINE_HEADS, LARGEST_CONFUSION, Results, baseline_key, figures, labelled, main_protocol
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.runs.provenance import manifest
+from ddm_embed.train.progress import collapsed_below
 from ddm_embed.validate import validate
 
 logger = logging.getLogger("ddm_embed")
@@ -130,6 +131,9 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
             images[at],
             None if labels is None else labels[at],
         )
+        ranks = [one["rankme"] or 1.0 for one in results["measures"]["profile"] if one["feature"] == "z"]
+        if ranks and max(ranks) < collapsed_below(run.embedding.dim):
+            results["warnings"].append(f"z has collapsed: its RankMe is {max(ranks):.2f} at most, at every noise level")
         if "profile" in results:
             results["measures"]["memorisation"] = memorised(results)
         chosen = results.get("selected")

@@ -39,7 +39,7 @@ from ddm_embed.runs.checkpoint import Checkpoints
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.train.metrics import StepMetrics, train_flops
 from ddm_embed.train.optimizer import make_optimizer, make_schedule
-from ddm_embed.train.progress import IMAGES, Progress, check_finite, make_denoise
+from ddm_embed.train.progress import CODES, IMAGES, Progress, check_finite, make_denoise, make_encode
 from ddm_embed.train.state import TrainState, abstract_state, create, make_init, shardings_of
 from ddm_embed.train.step import make_train_step
 from ddm_embed.validate import check_memory, mesh_shape, validate, validate_against
@@ -173,6 +173,7 @@ def run(
             if log_due or save_due:
                 check_finite(total, checkpoints)  # before a save: nothing that a bad step has touched is kept
             if log_due:
+                progress.look(state.ema_params)
                 progress.log(done, total)
                 total = None
             if c.picture_every and (done % c.picture_every == 0 or done == c.steps):
@@ -222,10 +223,10 @@ def open_progress(
     config: ConfigDict, workdir: Path, start: int, models: Models, images: Images, mesh: Mesh
 ) -> Progress:
     """The run's reporter; its pictures show the first training images."""
-    shown = images[np.arange(min(IMAGES, images.shape[0]))]
-    denoise = None
+    shown = images[np.arange(min(CODES, images.shape[0]))]
+    networks, denoise = make_networks(models, config), None
     if models.denoiser is not None:
-        objective, networks = make_objective(config), make_networks(models, config)
+        objective = make_objective(config)
         denoise = make_denoise(objective, networks, not methods.of(config).sees_noise(config), mesh)
     return Progress(
         config,
@@ -234,7 +235,8 @@ def open_progress(
         schedule=make_schedule(config),
         flops_per_image=train_flops(models.forward_flops(), methods.of(config).passes(config)),
         denoise=denoise,
-        images=jax.device_put(shown, NamedSharding(mesh, P())),
+        encode=None if networks.encode is None else make_encode(networks, shown, mesh),
+        images=jax.device_put(shown[:IMAGES], NamedSharding(mesh, P())),
     )
 
 

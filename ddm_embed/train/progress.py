@@ -32,6 +32,7 @@ logger = logging.getLogger("ddm_embed")
 
 LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 IMAGES = 8
+CODES = 128  # images whose codes are looked at
 
 
 class Progress:
@@ -42,16 +43,18 @@ class Progress:
       schedule: step -> learning rate.
       flops_per_image: operations of a training step, an image.
       denoise: from `make_denoise`; None where there is no denoiser, and so no picture.
+      encode: parameters -> the codes of some training images, from `make_encode`; None where there is no encoder.
       images: [batch, height, width, channel] as they are stored, what the pictures show.
 
     All processes call it, since reading a value or drawing a picture is work of all; the first one alone writes.
     """
 
     def __init__(
-        self, config: ConfigDict, workdir: Path, start: int, schedule, flops_per_image: float, denoise, images
+        self, config: ConfigDict, workdir: Path, start: int, schedule, flops_per_image: float, denoise, encode, images
     ):
         self._config, self._workdir, self._schedule = config, workdir, schedule
-        self._denoise, self._images = denoise, images
+        self._denoise, self._encode, self._images = denoise, encode, images
+        self._spread: dict[str, float] = {}  # of the codes when they were last looked at
         self._writer = MetricWriter(workdir, start) if distributed.is_lead() else None
         peak, origin = peak_flops(jax.local_devices()[0])
         logger.info(
@@ -59,6 +62,18 @@ class Progress:
         )
         self._mfu_per_image = flops_per_image / (peak * jax.device_count())
         self._logged, self._since = start, time.perf_counter()
+
+    def look(self, ema_params) -> None:
+        """Measures how far the codes of some training images are spread, for the next line; says if they are not."""
+        if self._encode is None:
+            return
+        codes = jax.device_get(self._encode(ema_params))
+        self._spread = spread(codes)
+        if self._spread["z_rankme"] < collapsed_below(self._config.embedding.dim):
+            logger.warning(
+                "z has collapsed: the codes of %d images are nearly one direction (RankMe %.2f, mean cosine %.4f)",
+                len(codes), self._spread["z_rankme"], self._spread["z_cosine"],
+            )  # fmt: skip
 
     def log(self, step: int, total: StepMetrics) -> None:
         """Writes the averages since the last line; `step` is the number of steps taken."""
@@ -70,7 +85,7 @@ class Progress:
             "learning_rate": float(self._schedule(step - 1)),
             "images_per_second": rate,
             "mfu": rate * self._mfu_per_image,
-        }
+        } | self._spread
         if self._writer is not None:
             self._writer.write(step, values)
         levels = [f"{value:.3f}" for name, value in values.items() if name.startswith("loss_t")]
@@ -116,6 +131,35 @@ def check_finite(total: StepMetrics, checkpoints: Checkpoints) -> None:
         f"loss or gradient is not finite at step {bad}; {good}. "
         "In another --workdir, try a lower config.optimizer.learning_rate, more warm-up or config.model.dtype=float32"
     )
+
+
+def spread(z: Float[np.ndarray, "number dim"]) -> dict[str, float]:
+    """z_cosine, the mean cosine between the codes of two images, and z_rankme, how many directions they take up
+    (Garrido et al. 2023, arXiv 2210.02885): 1 and 1 of codes that are all the same."""
+    z = z.astype(np.float64)
+    unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    cosine = (np.sum(unit.sum(axis=0) ** 2) - np.sum(unit**2)) / (len(z) * (len(z) - 1))
+    sigma = np.linalg.svd(z, compute_uv=False)
+    p = sigma / max(np.sum(sigma), 1e-12) + 1e-7
+    return {"z_cosine": float(cosine), "z_rankme": float(np.exp(-np.sum(p * np.log(p))))}
+
+
+def collapsed_below(dim: int) -> float:
+    """RankMe of a code of so many entries below which it tells next to nothing: a direction, and a hundredth of the
+    others."""
+    return 1 + (dim - 1) / 100
+
+
+def make_encode(networks: Networks, images: Stored, mesh: Mesh) -> Callable[[Any], Float[Array, "batch dim"]]:
+    """A jitted function params -> the codes of these images at t = 0, whole on every device."""
+    whole = NamedSharding(mesh, P())
+    images = jax.device_put(images, whole)
+
+    @jax.jit(out_shardings=whole)
+    def encode(params, image):
+        return networks.encode(params, to_float(image), jnp.zeros(len(image))).z
+
+    return lambda params: encode(params, images)
 
 
 def make_denoise(

@@ -16,9 +16,11 @@ from conftest import ROOT, flags_of, run_program, saved_arrays, tiny_config
 from ddm_embed.diffusion.objective import Terms
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import open_run
+from ddm_embed.probe.measures import rankme
 from ddm_embed.train import loop
 from ddm_embed.train.loop import train
 from ddm_embed.train.metrics import StepMetrics
+from ddm_embed.train.progress import collapsed_below, spread
 
 
 def assert_bit_identical(a, b):
@@ -39,6 +41,7 @@ def test_a_run_leaves_what_the_readme_says(tiny_run):
     lines = metric_lines(workdir)
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
     expected = {"loss", "grad_norm", "images_per_second", "mfu", "learning_rate", "loss_t0.0-0.2", "loss_t0.8-1.0"}
+    expected |= {"z_cosine", "z_rankme"}
     assert expected <= lines[0].keys() and lines[-1]["loss"] < lines[0]["loss"]
 
 
@@ -121,6 +124,22 @@ def test_a_finished_run_is_left_alone(tiny_run, tmp_path):
     assert train(config, workdir).nothing_to_do
     assert before == {file: file.stat().st_mtime_ns for file in (workdir / "checkpoints").rglob("*")}
     assert lines == (workdir / "metrics.jsonl").read_text()
+
+
+def test_codes_that_are_one_direction_are_said_to_have_collapsed(caplog):
+    rng = np.random.default_rng(0)
+    wide, narrow = rng.normal(size=(50, 200)), np.ones(200) + 1e-4 * rng.normal(size=(50, 200))
+    x = jnp.asarray(wide, jnp.float32)
+    assert spread(wide)["z_rankme"] == pytest.approx(float(rankme(x)), rel=1e-4)
+    unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    cosines = (unit @ unit.T)[~np.eye(50, dtype=bool)]
+    assert spread(wide)["z_cosine"] == pytest.approx(cosines.mean(), abs=1e-9)
+    assert spread(narrow)["z_rankme"] < collapsed_below(200) < spread(wide)["z_rankme"]
+    assert spread(rng.normal(size=(50, 2)))["z_rankme"] > collapsed_below(2)
+    progress = object.__new__(loop.Progress)
+    progress._config, progress._encode = tiny_config(), lambda params: narrow[:, :8]
+    progress.look(None)
+    assert "z has collapsed: the codes of 50 images are nearly one direction" in caplog.text
 
 
 @pytest.mark.slow
