@@ -219,7 +219,7 @@ def test_every_arm_keeps_the_budget_and_is_valid(arm):
     validate(config)
     fields = {line.split(" was ")[0] for line in config_lib.differences(plain, config)}
     changed = {name.partition(".")[0] for name in fields if not name.startswith("optimizer.ema_")}
-    views = {"data"} if arm in ("simclr", "byol") else set()  # the tiny config draws none
+    views = {"data", "consistency"} if arm in ("simclr", "byol", "ddm-contrast") else set()  # it draws none
     assert changed <= {"name", "diffusion", "embedding", "objective"} | views
     assert "L = " in arms.ARMS[arm].__doc__ or "`drl`" in arms.ARMS[arm].__doc__
 

@@ -23,13 +23,14 @@ from ddm_embed.diffusion.timesteps import LAWS, Timesteps
 from ddm_embed.errors import UserError
 from ddm_embed.fields import Field
 from ddm_embed.methods.method import Method, Networks, Params, Parts, Place, apply_of, check_sphere, placed
-from ddm_embed.methods.views import check_whole_batch
+from ddm_embed.methods.views import check_whole_batch, draw_views
 from ddm_embed.models.auxiliary import Adversary, Mlp
 from ddm_embed.models.build import Models, Network
 from ddm_embed.models.dit import Denoiser, code_scale
 from ddm_embed.models.encoder import Predictor
 
 KNOWN_WEIGHTS = f"use one of {', '.join(WEIGHTS)}, or MODULE:FUNCTION, a lambda(t, alpha, sigma) on the score's error"
+PROJECTION = 512, 128  # hidden units and entries of contrast's, as of SimCLR's here
 FIELDS = {
     "embedding.l1_weight": Field(0.0, "of the L1 norm of a code that is not Gaussian", least=0.0),
     "embedding.mixup": Field(False, "the encoder sees l x_i + (1 - l) x_j, and the loss of x_i weighs 2 l"),
@@ -46,12 +47,6 @@ FIELDS = {
     ),
     "consistency.temperature": Field(
         0.5, "of contrast's cosines", least=0.001, needs=("consistency.kind", ("contrast",)), added=True
-    ),
-    "consistency.hidden": Field(
-        512, "hidden units of contrast's projection", least=1, needs=("consistency.kind", ("contrast",)), added=True
-    ),
-    "consistency.projection": Field(
-        128, "entries of contrast's projection", least=1, needs=("consistency.kind", ("contrast",)), added=True
     ),
     "diffusion.process": Field(
         "vp", "vp, sub_vp, ve, cosine or rectified_flow; vp with 1000 steps is DDPM's linear chain",
@@ -251,7 +246,7 @@ def build(config: ConfigDict, parts: Parts) -> dict[str, Network]:
     denoiser, dim = Denoiser(depth=sizes.depth, code_scale=scale, **sizes.trunk()), code and code.dim
     networks = {"denoiser": Network(denoiser, (shape, (), code and (dim,)), denoiser.flops(shape, dim))}
     if config.consistency.weight > 0 and code and config.consistency.kind == "contrast":
-        projector = Mlp(config.consistency.hidden, config.consistency.projection, last_norm=True)
+        projector = Mlp(*PROJECTION, last_norm=True)
         networks["projector"] = Network(projector, ((dim,),), projector.flops(dim))
     elif config.consistency.weight > 0 and code:
         predictor = Predictor(dim=dim, hidden=2 * dim, norm="layer" if config.consistency.kind == "chain" else "batch")
@@ -329,6 +324,18 @@ def ddm(c: ConfigDict) -> None:
     c.embedding.input, c.embedding.sphere, c.embedding.timed = "x0", True, True
 
 
+def ddm_contrast(c: ConfigDict) -> None:
+    """`ddm`, whose codes of two views at two noise levels are contrasted with those of other images; our own.
+
+    L = E |target - f(x_t, t, z_t)|^2 + NT-Xent(p(z_t), p(z'_s)),  s < t, z' of another view, p an MLP with batch norm,
+    NT-Xent SimCLR's loss (arXiv 2002.05709, eq. 1). It lives by its views: where the config draws none, they are
+    `crop`s here. Expect much more than of `ddm` on photographs from a short training.
+    """
+    ddm(c)
+    c.consistency.weight, c.consistency.kind = 1.0, "contrast"
+    draw_views(c)
+
+
 def drl(c: ConfigDict) -> None:
     """Diffusion-based representation learning: Mittal et al., arXiv 2105.14257, with the code a function of t.
 
@@ -378,7 +385,7 @@ METHOD = Method(
     name="diffusion",
     objective=make_objective,
     card=card,
-    presets={"ddm": ddm, "drl": drl, "vdrl": vdrl, "drl-static": drl_static, "ddae": ddae},
+    presets={f.__name__.replace("_", "-"): f for f in (ddm, ddm_contrast, drl, vdrl, drl_static, ddae)},
     fields=FIELDS,
     check=check,
     check_named_code=check_named_code,

@@ -63,5 +63,10 @@ def check_whole_batch(config: ConfigDict) -> None:
 def see_views(c: ConfigDict) -> None:
     """In a preset: the image and no noise level, in two views; crops where the config draws none."""
     see_x0(c)
+    draw_views(c)
+
+
+def draw_views(c: ConfigDict) -> None:
+    """In a preset: crops where the config draws no views."""
     if c.data.augment == "none":
         c.data.augment = "crop"
