@@ -37,7 +37,7 @@ from ddm_embed.features.extract import (
 from ddm_embed.methods.build import make_models, make_networks, make_objective
 from ddm_embed.methods.method import Networks, Objective
 from ddm_embed.models import patches
-from ddm_embed.models.build import QUARTERS, Models, base_of
+from ddm_embed.models.build import QUARTERS, Models
 from ddm_embed.parallel.mesh import BATCH_AXES, make_mesh
 from ddm_embed.reproducible import reproducible
 from ddm_embed.runs import files
@@ -160,7 +160,8 @@ class Run:
         """`names`, and those pooled by quarters of the image."""
         image, t = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
         found = jax.eval_shape(self.features_of, self._params, image, image, t)
-        return self.names + [name for name in found if name.endswith(QUARTERS) and base_of(name) in self.names]
+        quarters = [f"{name}{QUARTERS}" for name in self.names]
+        return self.names + [name for name in quarters if name in found]
 
     def check_feature(self, feature: str) -> None:
         """Raises UserError unless the run has this feature."""
