@@ -4,7 +4,20 @@ from ml_collections import ConfigDict
 
 from ddm_embed.errors import UserError
 from ddm_embed.fields import Field
-from ddm_embed.methods import autoencoder, byol, diffusion, mae, simclr, supervised, untrained
+from ddm_embed.methods import (
+    autoencoder,
+    barlow,
+    byol,
+    diffusion,
+    dino,
+    mae,
+    moco,
+    simclr,
+    simsiam,
+    supervised,
+    untrained,
+    vicreg,
+)  # fmt: skip
 from ddm_embed.methods.method import Method
 
 METHODS: dict[str, Method] = {}  # by name, in the order of registration
@@ -45,6 +58,11 @@ register(autoencoder.AUTOENCODER)
 register(autoencoder.VAE)
 register(simclr.METHOD)
 register(byol.METHOD)
+register(moco.METHOD)
+register(simsiam.METHOD)
+register(barlow.METHOD)
+register(vicreg.METHOD)
+register(dino.METHOD)
 register(mae.METHOD)
 register(supervised.METHOD)
 register(untrained.METHOD)

@@ -1,7 +1,6 @@
 """BYOL: one view of an image predicts the embedding of another (Grill et al. 2020, arXiv 2006.07733)."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +8,19 @@ from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from ddm_embed.diffusion.agreement import cosine
-from ddm_embed.diffusion.prediction import Image, Level
+from ddm_embed.diffusion.prediction import Image
 from ddm_embed.methods import views
 from ddm_embed.methods.method import Method, Networks, Params, Parts, static
-from ddm_embed.methods.views import OtherView, build_projector, check_views, check_whole_batch, see_views
+from ddm_embed.methods.views import (
+    AgreementTerms,
+    OtherView,
+    build_projector,
+    check_views,
+    check_whole_batch,
+    see_views,
+)
 from ddm_embed.models.auxiliary import Mlp
 from ddm_embed.models.build import Network
-
-
-class AgreementTerms(NamedTuple):
-    """agreement [batch]: cosine of what is predicted and the target, a mean over the two directions."""
-
-    agreement: Level
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,28 +1,19 @@
 """SimCLR: two views of an image are to be alike, and unlike all others (Chen et al. 2020, arXiv 2002.05709)."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 from ml_collections import ConfigDict
 
 from ddm_embed.diffusion.agreement import nt_xent
-from ddm_embed.diffusion.prediction import Image, Level
-from ddm_embed.fields import Field
+from ddm_embed.diffusion.prediction import Image
 from ddm_embed.methods import views
 from ddm_embed.methods.method import Method, Networks, Params, Parts, static
-from ddm_embed.methods.views import OtherView, build_projector, check_views, check_whole_batch, see_views
+from ddm_embed.methods.views import ContrastTerms, OtherView, build_projector, check_compared, see_views
 from ddm_embed.models.build import Network
 
-FIELDS = {"objective.temperature": Field(0.5, "of simclr's cosines", least=0.001)} | views.FIELDS
-FIELDS |= {"objective.norm": views.NORM}
-
-
-class ContrastTerms(NamedTuple):
-    """accuracy [batch]: share of an image's two views whose nearest among all others is its partner."""
-
-    accuracy: Level
+FIELDS = {"objective.temperature": views.TEMPERATURE} | views.FIELDS | {"objective.norm": views.NORM}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +37,6 @@ class SimClr:
         a, b = (networks.heads["projector"](params, static(networks, params, image).z) for image in (x0, draws.view))
         loss, accuracy = nt_xent(a, b, self.temperature)
         return jnp.mean(loss), ContrastTerms(accuracy)
-
-
-def check(config: ConfigDict) -> None:
-    check_views(config)
-    check_whole_batch(config)
 
 
 def build(config: ConfigDict, parts: Parts) -> dict[str, Network]:
@@ -77,7 +63,7 @@ METHOD = Method(
     card=lambda config: "SimCLR: two views of an image get like embeddings",
     presets={"simclr": simclr},
     fields=FIELDS,
-    check=check,
+    check=check_compared,
     build=build,
     passes=lambda config: {"encoder": 6, "projector": 6},
 )

@@ -8,6 +8,7 @@ from einops import repeat
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from ddm_embed.models.encoder import unit
 from ddm_embed.models.layers import Tokens, Trunk, batch_norm, positions
 
 
@@ -43,6 +44,17 @@ class Mlp(nn.Module):
         """Operations of a forward pass on so many numbers, a multiply-add counted as two."""
         sizes = [entries, *[self.hidden] * (self.layers - 1), self.dim]
         return 2 * sum(a * b for a, b in itertools.pairwise(sizes))
+
+
+class Prototypes(nn.Module):
+    """Cosines with so many directions, as the last layer of DINO (Caron et al. 2021, arXiv 2104.14294, app. C)."""
+
+    number: int
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "batch dim"]) -> Float[Array, "batch class"]:
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (z.shape[-1], self.number))
+        return unit(z) @ unit(kernel.T).T
 
 
 class MaskedDecoder(Trunk):
