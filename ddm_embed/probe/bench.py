@@ -148,6 +148,8 @@ class Head:
         [hyper, query], pure.
       together: whether features are trained side by side (many small steps), or one after the other (few large ones).
       pooled: whether it also reads features pooled by quarters of the image.
+      per_image: whether its hyper-parameter is a penalty relative to the number of images. Fitted on more images than
+        it was chosen on, the penalty itself stays, as in scikit-learn's `GridSearchCV`.
     """
 
     name: str
@@ -157,6 +159,11 @@ class Head:
     fit_predict: Callable[..., Int[Array, "hyper query"]]
     together: bool = False
     pooled: bool = False
+    per_image: bool = False
+
+    def carried(self, hyper: float | None, chosen_on: int, number: int) -> float | None:
+        """A hyper-parameter that was chosen on so many images, as it is on `number` of them."""
+        return hyper * chosen_on / number if self.per_image else hyper
 
 
 def judge(head: Head, bench: Bench) -> Judged:
@@ -171,9 +178,9 @@ def judge(head: Head, bench: Bench) -> Judged:
     )  # fmt: skip
     key = Key(selected.feature, selected.t)
     train, labels = bench.train_features(key), jnp.asarray(bench.labels)
-    predictions = []
+    predictions, hyper = [], head.carried(selected.hyper, len(bench.fold.fit), len(train))
     for test in bench.test_features(key):
-        predictions.append(predict(head, selected.hyper, train, labels, test, bench.classes, bench.config.seed))
+        predictions.append(predict(head, hyper, train, labels, test, bench.classes, bench.config.seed))
         distributed.progress()
     return Judged(head.settings, head.hyper, profile, selected, bench.every_draw(predictions))
 

@@ -165,7 +165,8 @@ def judge_baselines(bench: Bench) -> dict[str, Judged]:
         for name, (train, test) in pixels.items():
             bank = bank_of({name: train[bench.choosing]})
             (entry,) = sweep(head, bank, [Key(name, None)], fold, bench.mesh, config.seed)
-            predicted = predict(head, entry.hyper, train, labels, test, bench.classes, config.seed)
+            hyper = head.carried(entry.hyper, len(fold.fit), len(train))
+            predicted = predict(head, hyper, train, labels, test, bench.classes, config.seed)
             judged[baseline_key(name, head.name)] = Judged(head.settings, head.hyper, [entry], entry, [predicted])
     return judged
 

@@ -1,5 +1,7 @@
 """Heads fitted to their optimum: ridge, logistic, knn."""
 
+from collections.abc import Callable
+
 import jax
 from ml_collections import ConfigDict
 
@@ -21,9 +23,7 @@ def ridge(config: ConfigDict) -> Head:
         return linear.linear_predict(queries, *linear.ridge(fit, jax.nn.one_hot(labels, classes), strengths))
 
     settings = {"head": "ridge regression onto one-hot labels", "features": "standardised", "solver": "closed form"}
-    return Head(
-        "ridge", "strength", tuple(config.strengths), settings | _grid(config.strengths), fit_predict, pooled=True
-    )
+    return _by_strength("ridge", config.strengths, settings, fit_predict)
 
 
 def logistic(config: ConfigDict) -> Head:
@@ -43,8 +43,7 @@ def logistic(config: ConfigDict) -> Head:
         "features": "standardised",
         "solver": f"L-BFGS to a gradient of {TOLERANCE:g}, at most {sum(linear.ROUNDS)} steps",
     }
-    strengths = config.logistic_strengths
-    return Head("logistic", "strength", tuple(strengths), settings | _grid(strengths), fit_predict, pooled=True)
+    return _by_strength("logistic", config.logistic_strengths, settings, fit_predict)
 
 
 def check_logistic(config: ConfigDict) -> None:
@@ -66,5 +65,6 @@ def knn(config: ConfigDict) -> Head:
     return Head("knn", None, (float("nan"),), settings, fit_predict, pooled=True)
 
 
-def _grid(strengths) -> dict:
-    return {"strengths": list(strengths)}
+def _by_strength(name: str, strengths: tuple[float, ...], settings: dict, fit_predict: Callable) -> Head:
+    settings |= {"strengths": list(strengths), "penalty": "strength * images that it was chosen on, for all images too"}
+    return Head(name, "strength", tuple(strengths), settings, fit_predict, pooled=True, per_image=True)

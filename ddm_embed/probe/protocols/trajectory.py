@@ -102,10 +102,11 @@ def judge_reader(
         distributed.progress()
     selected = best(profile)
     at = levels_of[selected]
+    chosen = ridge.carried(selected.hyper, len(fit), len(train)) if hyper == ridge.hyper else selected.hyper
     predictions = []
     for test in tests:
         codes = Codes(train[:, at], labels, test[:, at], bench.classes, times[at])
-        found = read(codes, jnp.asarray([selected.hyper]), seed)
+        found = read(codes, jnp.asarray([chosen]), seed)
         predictions.append(as_classes(found.predicted[0]))
         distributed.progress()
     settings = {"head": name, "feature": feature, "levels": list(config.reader_levels), hyper: list(hypers)}
