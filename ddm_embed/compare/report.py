@@ -150,8 +150,8 @@ def _marks(table: Table, how: str) -> list[str]:
     if not table.best:
         return []
     return [
-        f"{how}: the highest of its column, and what is not significantly below it: neither over seeds, nor over "
-        f"images with every shared seed (corrected p < {LEVEL})."
+        f"{how}: the highest of its column, and what is not significantly below it over training seeds (corrected "
+        f"p < {LEVEL}); baselines among themselves over images."
     ]
 
 

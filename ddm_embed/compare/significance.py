@@ -94,6 +94,7 @@ class Pair(NamedTuple):
     """Two rows of a column tested against each other; p-values corrected after Holm over the table's tests of a kind.
 
     seeds_test is the t-test over shared seeds; image_tests is McNemar's for each of them: seed, test, corrected p.
+    fixed: whether neither row varies with a training seed.
     """
 
     column: str
@@ -102,17 +103,22 @@ class Pair(NamedTuple):
     seeds_test: Paired | None
     seeds_p: float | None
     image_tests: list[tuple[int, Discordant, float]]
+    fixed: bool = False
 
     @property
     def verdict(self) -> float | None:
         """The corrected p-value that decides, or None where no test was possible.
 
-        The smaller of that over seeds and that over images; the latter is the largest of all shared seeds', and 1 where
-        these do not agree on which is better.
+        That over seeds, of which there must be two: a test over images tells two trained networks apart, and two seeds
+        of one method are two such. Where nothing was trained it is that over images, the largest of all shared seeds',
+        and 1 where these do not agree on which is better.
         """
+        if not self.fixed:
+            return self.seeds_p
         ways = {np.sign(test.only_first - test.only_second) for _, test, _ in self.image_tests}
-        images = [max(p for _, _, p in self.image_tests) if len(ways) == 1 else 1.0] if ways else []
-        return min([*images, *([] if self.seeds_p is None else [self.seeds_p])], default=None)
+        if not ways:
+            return None
+        return max(p for _, _, p in self.image_tests) if len(ways) == 1 else 1.0
 
 
 def summary(cell: list[Measure]) -> tuple[float, float | None, int]:
@@ -139,8 +145,8 @@ def pair_up(rows: list[Row], columns: list[str]) -> tuple[list[Pair], list[str]]
     for column in columns:
         for first, second in combinations(rows, 2):
             shared = _shared(first, second, column)
-            seeds_test = None
-            if not (first.baseline and second.baseline):  # neither varies with a training seed
+            seeds_test, fixed = None, first.baseline and second.baseline
+            if not fixed:
                 seeds_test = paired([m.accuracy for _, m, _ in shared], [n.accuracy for _, _, n in shared])
             image_tests = []
             for seed, m, n in shared:
@@ -150,7 +156,7 @@ def pair_up(rows: list[Row], columns: list[str]) -> tuple[list[Pair], list[str]]
                 elif m.right is not None and n.right is not None:
                     image_tests.append((seed, mcnemar(m.right, n.right), 1.0))
             if seeds_test or image_tests:
-                pairs.append(Pair(column, first.name, second.name, seeds_test, None, image_tests))
+                pairs.append(Pair(column, first.name, second.name, seeds_test, None, image_tests, fixed))
     by_seeds = iter(holm([p.seeds_test.p for p in pairs if p.seeds_test and p.seeds_test.p is not None]))
     by_images = iter(holm([test.p for pair in pairs for _, test, _ in pair.image_tests]))
     corrected = [
@@ -190,7 +196,7 @@ def find_best(rows: list[Row], columns: list[str], pairs: list[Pair]) -> tuple[s
         if untested:
             notes.append(
                 f"{column}: nothing is marked best, since {top} cannot be tested against {', '.join(untested)}: "
-                "they share fewer than two seeds whose differences vary, and no predictions on the same test images"
+                "they share fewer than two training seeds whose differences vary"
             )
             continue
         best |= {(name, column) for name in (top, *(name for name, value in p.items() if value >= LEVEL))}

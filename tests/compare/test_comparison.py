@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -151,19 +152,45 @@ def test_both_tests_are_made_over_what_is_shared_and_corrected_over_the_table(tm
 
     made = [
         make_results(n, s, a, protocols=["ridge"])
-        for n, a, seeds in [("a", 0.9, 3), ("b", 0.8, 2)]
+        for n, a, seeds in [("a", 0.9, 5), ("b", 0.8, 4)]
         for s in range(seeds)
     ]
     (table,) = tables(runs(tmp_path, *made))
     pair = next(pair for pair in table.pairs if {pair.first, pair.second} == {"a", "b"})
     scores = [results["test_accuracy"] for results in made]
-    assert pair.seeds_test.number == 2 and [seed for seed, _, _ in pair.image_tests] == [0, 1]
-    assert pair.seeds_test.p == pytest.approx(ttest_rel(scores[:2], scores[3:]).pvalue)
+    assert pair.seeds_test.number == 4 and [seed for seed, _, _ in pair.image_tests] == [0, 1, 2, 3]
+    assert pair.seeds_test.p == pytest.approx(ttest_rel(scores[:4], scores[5:]).pvalue)
     by_seeds = [p for p in table.pairs if p.seeds_test and p.seeds_test.p is not None]
     assert [p.seeds_p for p in by_seeds] == significance.holm([p.seeds_test.p for p in by_seeds])
     images = [(test.p, p) for one in table.pairs for _, test, p in one.image_tests]
     assert [p for _, p in images] == significance.holm([p for p, _ in images])
     assert {(row, "ridge") for row in ("a",)} == table.best
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_of_equal_arms_one_is_excluded_wrongly_in_at_most_one_table_of_twenty(seeds):
+    """Four arms whose accuracies vary alike from seed to seed."""
+    rng, tables, wrong = np.random.default_rng(0), 300, 0
+
+    def row(name):
+        cell = []
+        for seed in range(seeds):
+            accuracy = float(rng.normal(0.8, 0.03))
+            cell.append(SimpleNamespace(seed=seed, probe_seed=0, accuracy=accuracy, right=None, predicted=None))
+        return significance.Row(name, False, {"ridge": cell})
+
+    for _ in range(tables):
+        rows = [row(name) for name in "abcd"]
+        pairs, _ = significance.pair_up(rows, ["ridge"])
+        best, notes = significance.find_best(rows, ["ridge"], pairs)
+        wrong += len(best) < 4 and not notes
+    assert wrong / tables <= 0.05
+
+
+def test_with_one_seed_nothing_is_best_whatever_the_images_say(tmp_path):
+    made = [make_results(n, 0, a, protocols=["ridge"]) for n, a in (("a", 0.9), ("b", 0.5))]
+    (table,) = tables(runs(tmp_path, *made))
+    assert table.best == set() and any("share fewer than two training seeds" in note for note in table.notes)
 
 
 def test_what_is_not_significantly_worse_is_marked_too(tmp_path):
@@ -281,10 +308,10 @@ def test_all_files_are_written_and_names_are_escaped_in_the_page(tmp_path):
 
 
 def test_the_program_prints_the_table_and_writes_the_files(tmp_path):
-    paths = runs(tmp_path, *(make_results("a", seed, 0.9) for seed in (0, 1)), make_results("b", 0, 0.8))
+    paths = runs(tmp_path, *(make_results(n, seed, a) for n, a in (("a", 0.9), ("b", 0.6)) for seed in range(4)))
     process = run_program("ddm_embed.compare", *paths, "--out", tmp_path / "out", "--probe", "linear")
     assert process.returncode == 0, process.stderr
-    assert "(2) *" in process.stdout and str(tmp_path / "out" / "compare.html") in process.stdout
+    assert "(4) *" in process.stdout and str(tmp_path / "out" / "compare.html") in process.stdout
 
 
 @pytest.mark.parametrize(
