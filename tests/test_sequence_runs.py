@@ -153,6 +153,7 @@ def test_a_streamed_run_ends_as_a_resident_one(signal_run, signals, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_refuses_other_sequences(signal_run, signals, tmp_path):
     config, workdir = signal_run[0].copy_and_resolve_references(), tmp_path / "run"
     shutil.copytree(signal_run[1], workdir)

@@ -31,8 +31,8 @@ def pixel_features(
     Returns:
       `pixels`: flattened, in [0, 1], averaged down to at most 32x32; of sequences the standardised signal itself,
       averaged down in time to at most 4,096 numbers. `pca`: their first 128 principal components, or as many as there
-      are. `random_relu`: relu(W x / sqrt(dim) + b) of the standardised pixels, 1,500 of them, W and b drawn once and
-      for all from N(0, 1) (Rahimi & Recht 2008, "Weighted Sums of Random Kitchen Sinks").
+      are. `random_relu`: relu(W x / sqrt(dim) + b) of the standardised pixels, W and b drawn once and for all from
+      N(0, 1) (Rahimi & Recht 2008, "Weighted Sums of Random Kitchen Sinks"); 1,500 of them, or as many as `fit`.
     """
     pixels = tuple(_flatten(images) for images in (train, test))
     mean, components = _principal(pixels[0][fit])
@@ -43,9 +43,9 @@ def pixel_features(
 
 def _random_relu(pixels: Pair, fit: Int[np.ndarray, " fit"]) -> Pair:
     weights, shifts = jax.random.split(jax.random.key(0))
-    entries = pixels[0].shape[1]
-    weights = jax.random.normal(weights, (entries, RANDOM)) / entries**0.5
-    shifts = jax.random.normal(shifts, (RANDOM,))
+    entries, number = pixels[0].shape[1], min(RANDOM, len(fit))
+    weights = jax.random.normal(weights, (entries, RANDOM))[:, :number] / entries**0.5
+    shifts = jax.random.normal(shifts, (RANDOM,))[:number]
     with jax.default_matmul_precision("highest"):
         return tuple(jax.nn.relu(standardise(pixels[0][fit], x)[1] @ weights + shifts) for x in pixels)
 

@@ -8,6 +8,9 @@ from conftest import on_eight_once, run_on_eight
 SCRIPT = Path(__file__).with_name("compile_on_eight.py")
 
 
+pytestmark = pytest.mark.slow  # eight devices' programs are compiled
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     return on_eight_once(tmp_path_factory, SCRIPT, "data", "fsdp")
@@ -41,7 +44,6 @@ def test_operations_are_the_models_own_on_any_mesh(rows):
         assert row["cost"]["flops"] == pytest.approx(row["model_flops"], rel=0.03)
 
 
-@pytest.mark.slow
 def test_operations_are_the_models_own_also_in_loops_within_loops():
     row = run_on_eight(SCRIPT, "loops")["loops"]
     assert row["cost"]["flops"] == pytest.approx(row["model_flops"], rel=0.03)

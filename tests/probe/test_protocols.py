@@ -159,6 +159,7 @@ def test_classes_that_training_lacks_are_counted_wrong_and_said(tiny_run, monkey
     assert np.sum(results["confusion"]) == 500 - unseen and len(results["confusion"]) == 7
 
 
+@pytest.mark.slow
 def test_few_labels_alone_are_published_without_a_profile(tiny_run, tmp_path):
     config = quick(("fewshot",))
     config.times = (0.0,)

@@ -72,7 +72,7 @@ RUNS = (
     {"embedding.dim": 2, "embedding.sphere": False, "embedding.gaussian": True},
     {"embedding.drop": 0.2, "embedding.input": "xt", "diffusion.process": "ve", "diffusion.steps": 0},
 )
-QUICK = [(0, "reconstructions"), (0, "wrong_z"), (0, "code_grid")]  # the others are of the slow stage
+QUICK = [(0, "wrong_z"), (0, "code_grid")]  # the others are of the slow stage
 
 
 @pytest.fixture(scope="module")

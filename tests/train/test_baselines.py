@@ -11,6 +11,7 @@ from ddm_embed import arms
 from ddm_embed.errors import UserError
 from ddm_embed.features.run import open_run
 from ddm_embed.methods.build import make_models
+from ddm_embed.methods.untrained import open_gates
 from ddm_embed.train import loop
 from ddm_embed.train.loop import train
 
@@ -29,11 +30,13 @@ def test_the_random_arm_saves_the_initialisation_bit_for_bit(tmp_path):
     config = arm_config("random")
     assert train(config, tmp_path / "run").finished
     models = make_models(config, (8, 8, 1))
-    expected = jax.jit(models.init)(jax.random.key(config.train.seed))
+    expected = jax.jit(lambda key: open_gates(models.init(key)))(jax.random.key(config.train.seed))
     assert set(expected) == {"encoder"} and models.features == ["z", "encoder_1"]
     trained = open_run(tmp_path / "run")
     assert trained.step == 0
     jax.tree.map(np.testing.assert_array_equal, trained.params, expected)
+    bias = np.asarray(expected["encoder"]["block_0"]["modulation"]["bias"]).reshape(6, -1)
+    assert bias.mean(axis=1).tolist() == [0, 0, 1, 0, 0, 1]  # shift, scale and gate of either branch
     assert train(config, tmp_path / "run").nothing_to_do
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
@@ -79,6 +82,7 @@ def supervised_run(tmp_path_factory):
     return run_once(tmp_path_factory, "supervised", config)
 
 
+@pytest.mark.slow
 def test_the_supervised_arm_learns_the_digits(supervised_run):
     accuracy = logged(supervised_run[1], "accuracy")
     assert accuracy[0] < 0.6 and accuracy[-1] > 0.8
