@@ -16,8 +16,11 @@ setup(
     long_description_content_type="text/markdown",
     url="https://github.com/OWNER/ddm_embed",  # set once, by the command under README's notebooks
     license="Apache-2.0",
-    packages=[*find_packages(include=["ddm_embed", "ddm_embed.*"]), "ddm_embed.configs"],
-    package_dir={"ddm_embed.configs": "configs"},  # `--config digits` finds them where there is no clone
+    packages=[*find_packages(include=["ddm_embed", "ddm_embed.*"]), "ddm_embed.configs", "ddm_embed.configs.studies"],
+    package_dir={
+        "ddm_embed.configs": "configs",
+        "ddm_embed.configs.studies": "configs/studies",
+    },  # `--config digits` finds them where there is no clone
     package_data={"ddm_embed": ["fields.tsv"], "ddm_embed.report": ["page.css", "page.js"]},
     python_requires=">=3.11,<3.15",
     install_requires=[

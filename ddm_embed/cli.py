@@ -58,6 +58,7 @@ def run(
     body: Callable[[flags.FlagValues, Any], int],
     default: Callable[[], ConfigDict] | None = None,
     config_required: bool = False,
+    room: str = "",
 ) -> int:
     """Parses the flags and runs a program; its exit code.
 
@@ -71,6 +72,7 @@ def run(
       body: the program, of the parsed flags and the config, or of the arguments that are no flags if it has no config.
       default: makes the config that files start from; a `--config.FIELD` that it lacks is refused.
       config_required: whether the program needs `--config`, or goes by the default without it.
+      room: the folder of configs/ that its configs are in, of a program whose first argument names one.
     """
     given, own_process = copy.deepcopy(known), argv is None
     if own_process:
@@ -91,7 +93,9 @@ def run(
         in_one_arithmetic = contextlib.nullcontext()
     with _logging() as handler:
         try:
-            what = _parse(argv, given, default, config_required) if default else given(["", *argv])[1:]
+            if room and argv and not argv[0].startswith("-"):
+                argv = ["--config", *argv]
+            what = parse(argv, given, default, config_required, room) if default else given(["", *argv])[1:]
             _set_up_compilation_cache()
             if "num_processes" in given:
                 _join_processes(given, handler)
@@ -246,11 +250,15 @@ def _join_processes(given: flags.FlagValues, handler: logging.Handler) -> None:
         logger.info("process 0 of %d; the others tell only what goes wrong", jax.process_count())
 
 
-def _parse(
-    argv: list[str], given: flags.FlagValues, default: Callable[[], ConfigDict], config_required: bool
+def parse(
+    argv: list[str],
+    given: flags.FlagValues,
+    default: Callable[[], ConfigDict],
+    config_required: bool = False,
+    room: str = "",
 ) -> ConfigDict:
-    """The config; the other flags' values go into `given`."""
-    argv, file = _without_config_file(argv)
+    """The config; the other flags' values go into `given`. The rest is as of `run`."""
+    argv, file = _without_config_file(argv, room)
     if file is None and not config_required:
         config = default()
     elif file is not None:
@@ -275,7 +283,8 @@ def _parse(
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}; flags begin with --")
     if holder is None:
-        raise UserError("--config is missing; give a config file, such as --config configs/digits.py")
+        example = f"configs/{room}/digits.py" if room else "--config configs/digits.py"
+        raise UserError(f"--config is missing; give a config file, such as {example}")
     return holder.value
 
 
@@ -287,13 +296,13 @@ def _load(file: str) -> ConfigDict:
     return holder.value
 
 
-def _without_config_file(argv: list[str]) -> tuple[list[str], str | None]:
+def _without_config_file(argv: list[str], room: str) -> tuple[list[str], str | None]:
     """The arguments without `--config FILE`, and the path of the last FILE; None if none is named."""
     rest, file, parts = [], None, iter(argv)
     for part in parts:
         name, equals, value = part.partition("=")
         if name in ("-config", "--config"):
-            file = config_lib.find_file(value if equals else next(parts, ""))
+            file = config_lib.find_file(value if equals else next(parts, ""), room)
         else:
             rest.append(part)
     return rest, file

@@ -190,6 +190,26 @@ SAMPLE = {
     "seed": Field(0, "of the noise and of the images chosen", least=0, most=2**31 - 1),
 }
 
+STUDY = {
+    "name": Field("study", "names the directory when --workdir is not given: runs/studies/NAME"),
+    "base": Field("digits", "what all runs start from, FILE or FILE:KEY=VALUE,..., as main's --config"),
+    "arms": Field(
+        ("ddm",), "a row each: an arm, or ROW: KEY=VALUE ..., with arm=NAME, fields and the file's arguments"
+    ),
+    "seeds": Field((0, 1, 2), "of the training; each arm has a run of each"),
+    "overrides": Field("", "KEY=VALUE ... of all runs, with spaces between: fields and the file's arguments"),
+    "equal": Field(
+        "steps",
+        "what arms have alike: steps, or flops, those of the first arm, unless an arm says its steps",
+        choices=("steps", "flops"),
+    ),
+    "probe_config": Field("probe", "the config of the probes, as the probe's --config"),
+    "probe_overrides": Field("", "FIELD=VALUE ... of the probes"),
+    "protocols": Field(("ridge", "knn"), "of the probes; columns of the table"),
+    "table": Field("table.md", "Markdown file that is written, from the study's directory"),
+    "figure": Field("figure.png", "and the figure"),
+}
+
 
 def run_fields() -> dict[str, Field]:
     """All fields of a run: the general ones, and those of every registered method."""
@@ -228,9 +248,14 @@ def sample_default() -> ConfigDict:
     return _make(SAMPLE)
 
 
-def find_file(given: str) -> str:
+def study_default() -> ConfigDict:
+    """The default config of a study."""
+    return _make(STUDY)
+
+
+def find_file(given: str, room: str = "") -> str:
     """The path and arguments of the config file that `--config` names: PATH, PATH:ARGUMENTS, or in place of a path
-    the name of a config that comes with the package, as in digits:steps=500.
+    the name of a config that comes with the package, as in digits:steps=500. room: the folder of configs/ that has it.
 
     Raises:
       UserError: there is no such file.
@@ -242,7 +267,7 @@ def find_file(given: str) -> str:
         raise UserError(f"--config {file}: no such file")
     package = Path(__file__).parent
     folder = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"  # a clone's
-    known = {path.stem: path for path in sorted(folder.glob("*.py"))}
+    known = {path.stem: path for path in sorted((folder / room).glob("*.py"))}
     if file not in known:
         raise UserError(f"--config {file}: no such file, nor a config of this name; there are {', '.join(known)}")
     return f"{known[file]}{colon}{arguments}"

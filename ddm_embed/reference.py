@@ -21,12 +21,14 @@ def rows(make: Callable[[], ConfigDict]) -> list[Row]:
     """Each field of a config with its default and what it is; those of one room, `model.`, stand together.
 
     Args:
-      make: `config.default`, `config.probe_default` or `config.sample_default`.
+      make: `config.default`, or one of the others, such as `config.probe_default`.
     """
     from ddm_embed import config
 
-    fields = {config.default: config.run_fields, config.probe_default: lambda: config.PROBE}
-    fields = fields.get(make, lambda: config.SAMPLE)()
+    others = {
+        config.probe_default: config.PROBE, config.sample_default: config.SAMPLE, config.study_default: config.STUDY,
+    }  # fmt: skip
+    fields = others[make] if make in others else config.run_fields()
     rooms = list(dict.fromkeys(name.rpartition(".")[0] for name in fields))
     together = sorted(fields.items(), key=lambda item: rooms.index(item[0].rpartition(".")[0]))
     return [(name, shown(field.default), field.what) for name, field in together]
@@ -58,7 +60,7 @@ def to_tsv() -> str:
     """The package's file: a line a field, config, field, default and what."""
     from ddm_embed import config
 
-    makers = (config.default, config.probe_default, config.sample_default)
+    makers = (config.default, config.probe_default, config.sample_default, config.study_default)
     return "".join("\t".join((make.__name__, *row)) + "\n" for make in makers for row in rows(make))
 
 

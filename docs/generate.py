@@ -40,6 +40,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "config of a run": lambda: reference.table(config.default),
     "config of the probe": lambda: reference.table(config.probe_default),
     "config of the pictures": lambda: reference.table(config.sample_default),
+    "config of a study": lambda: reference.table(config.study_default),
     "arms": methods,
     "pictures": lambda: table(
         ("`--picture=`", "what is drawn"), [(f"`{name}`", picture.what) for name, picture in PICTURES.items()]

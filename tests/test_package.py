@@ -32,7 +32,7 @@ FLOORS = (
     "sample embed export preflight",
     "search embedder reference",
     "cli",
-    "main",
+    "main study",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 HIGHEST = len(FLOORS)

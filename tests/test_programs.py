@@ -27,6 +27,7 @@ LAST_LINE = re.compile(r"test accuracy ([01]\.\d{4}) \+- 0\.\d{4} \(feature=\w+,
 PROGRAMS = {  # and the config that each of them has
     "main": config_lib.default, "preflight": config_lib.default, "probe": config_lib.probe_default,
     "sample": config_lib.sample_default, "embed": None, "search": None, "export": None, "compare": None,
+    "study": config_lib.study_default,
 }  # fmt: skip
 
 

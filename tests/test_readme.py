@@ -154,7 +154,7 @@ def test_what_is_generated_in_the_documents_is_what_the_code_says_now():
     assert met == set(generate.PARTS)
 
 
-@pytest.mark.parametrize("make", ["default", "probe_default", "sample_default"])
+@pytest.mark.parametrize("make", ["default", "probe_default", "sample_default", "study_default"])
 def test_the_reference_of_each_config_covers_every_field(make):
     function = getattr(config_lib, make)
     table = reference.table(function)

@@ -216,19 +216,24 @@ def markdown(tables: list[Table], left_out: list[str]) -> str:
     """The same as a Markdown file, with the figure beside it and every number's manifest."""
     parts = ["# Comparison of runs", "![Accuracy of each run](compare.png)"]
     for table in tables:
-        rows = []
-        for row in table.rows:
-            cells = [(cell(row, c.name), (row.name, c.name) in table.best) for c in table.columns]
-            rows.append([row.name, *(f"**{shown}**" if bold else shown for shown, bold in cells)])
-        parts.append(f"## {_plain(table.dataset)}")
-        parts.append(_markdown_table(["accuracy on test images", *(c.name for c in table.columns)], rows, bold=True))
-        parts += [ERRORS, *_marks(table, "Bold"), *(f"- {_plain(line)}" for line in remarks(table))]
+        parts += in_short(table)
         if table.pairs:
-            parts += ["### Tests", TESTS, _markdown_table(HEAD, [pair_cells(pair) for pair in table.pairs])]
+            parts += ["### Tests", TESTS, markdown_table(HEAD, [pair_cells(pair) for pair in table.pairs])]
         lines = [manifest_cells(table.dataset, *number) for number in numbers(table)]
-        parts += ["### Every number", _markdown_table(NUMBER[1:], [line[1:] for line in lines])]
+        parts += ["### Every number", markdown_table(NUMBER[1:], [line[1:] for line in lines])]
     parts += [f"Left out: {_plain(line)}" for line in left_out]
     return "\n\n".join(parts) + "\n"
+
+
+def in_short(table: Table) -> list[str]:
+    """Paragraphs of Markdown: the accuracies, and what to know about them."""
+    rows = []
+    for row in table.rows:
+        cells = [(cell(row, c.name), (row.name, c.name) in table.best) for c in table.columns]
+        rows.append([row.name, *(f"**{shown}**" if bold else shown for shown, bold in cells)])
+    shown = markdown_table(["accuracy on test images", *(c.name for c in table.columns)], rows, bold=True)
+    notes = (f"- {_plain(line)}" for line in remarks(table))
+    return [f"## {_plain(table.dataset)}", shown, ERRORS, *_marks(table, "Bold"), *notes]
 
 
 def _plain(text: str) -> str:
@@ -236,7 +241,9 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", text)
 
 
-def _markdown_table(head, rows: list[list[str]], bold: bool = False) -> str:
+def markdown_table(head, rows: list[list[str]], bold: bool = False) -> str:
+    """A table of Markdown; with `bold`, cells such as **this** are."""
+
     def line(cells) -> str:
         return "| " + " | ".join(cells) + " |"
 

@@ -95,6 +95,12 @@ class Board:
         self._writer.close()
 
 
+def last_step(workdir: Path) -> int:
+    """The step of the last line that a run has logged; 0 where there is none."""
+    lines = _lines_until(workdir / LINES, 2**31)
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
 def _lines_until(path: Path, step: int) -> list[str]:
     """The file's lines up to a step, without what a killed process left unfinished, or a disk unreadable."""
     lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True) if path.exists() else []

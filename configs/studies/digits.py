@@ -1,0 +1,19 @@
+"""All arms on scikit-learn's digits, five seeds each.
+
+python -m ddm_embed.study configs/studies/digits.py
+"""
+
+from ddm_embed import config as config_lib
+
+
+def get_config(arg=""):
+    """Takes `steps=N`, as in configs/studies/digits.py:steps=500."""
+    arg = config_lib.parse_arg(arg, steps=1000)
+    c = config_lib.study_default()
+    c.name = "digits"
+    c.base = f"digits:steps={arg['steps']}"
+    c.arms = (
+        "ddm", "drl", "vdrl", "drl-static", "ddae", "ae", "vae", "simclr", "byol", "mae", "supervised", "random",
+    )  # fmt: skip
+    c.seeds = (0, 1, 2, 3, 4)
+    return c
