@@ -25,11 +25,13 @@ SHORT = {
     "ddm_embed.probe": "--config.noise_draws=1 --config.times=0.2,0.7 --config.measure_images=40 --config.shot_draws=2 "
     "--config.selection_images=200 --config.training_images=200 --config.reader_epochs=1 --config.reader_width=8 "
     "--config.reader_levels=2, --config.semi_draws=1",
+    "ddm_embed.study": "--config.arms=random --config.seeds=0, --config.probe_overrides=times=(0.2,)",
     "ddm_embed.sample": "--config.steps=2 --config.images=2 --config.samples=2 --config.training_images=40",
 }
 # TFDS datasets need not be there: images of the same shape take their place. The pods' patches suit larger images.
 IN_PLACE = {
     "configs/fashion_mnist.py": "--config.data.name=arrays:made/28x28x1",
+    "configs/studies/fashion_mnist.py": "--config.overrides=data.name=arrays:made/28x28x1",
     "configs/cifar10.py": "--config.data.name=arrays:made/32x32x3",
     "configs/imagenet256_xl.py": "--config.model.variant=XL/4",
 }

@@ -35,12 +35,10 @@ SHORTER = {
     "for seed in 0 1 2": "for seed in 0",
     "in ddm drl drl-static vdrl ddae": "in vdrl",
     "python3 -m venv .venv && . .venv/bin/activate && pip install -e . && ": "",
-    "for s in 0 1 2": "for s in 0",
-    "in ddm drl vdrl drl-static ddae ae vae simclr byol mae supervised random": "in drl-static mae",
-    "runs/*_[012]": "runs/*_0",
     "for t in 0.2 0.5 0.6 0.7": "for t in 0.2 0.5",
     "runs/at_0.5,runs/at_0.6,runs/at_0.7": "runs/at_0.5",
     "runs/ddm_0": "runs/digits",
+    "runs/studies/fashion_mnist/ddm_0": "runs/digits",
     "protocols=ridge,logistic,knn,fewshot": "protocols=ridge,fewshot",
     "--picture=all": "--picture=one_z",
 }
