@@ -15,7 +15,20 @@ def get_config(arg=""):
     c = config_lib.study_default()
     c.name = f"cifar10_gpu_{arg['minutes']:g}_minutes"
     c.base = f"cifar10:steps={round(60 * arg['minutes'] * IMAGES_A_SECOND / BATCH)}"
-    c.arms = ("ddm", "drl", "ddae", "ae", "simclr", "byol", "mae", "supervised", "random")
+    c.arms = (
+        "ddm",
+        "ddm-contrast",
+        "drl",
+        "ddae",
+        "ae",
+        "simclr",
+        "byol",
+        "moco",
+        "dino",
+        "mae",
+        "supervised",
+        "random",
+    )
     c.equal = "flops"
     c.protocols = ("ridge", "knn", "logistic")
     return c
