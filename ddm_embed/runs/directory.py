@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
@@ -59,6 +59,15 @@ class RunDirectory:
     """A run directory; what is in it says `ddm_embed.runs`. `path` is a disk's or a store's, see `files.place`."""
 
     path: Path
+
+    def is_locked(self) -> bool:
+        """Whether another process of this machine trains in the directory."""
+        lock = self.path / ".lock"
+        try:
+            with locked(lock) if lock.exists() else nullcontext():
+                return False
+        except BlockingIOError:
+            return True
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -40,7 +40,7 @@ def body(given: flags.FlagValues, config: ConfigDict, command: str) -> int:
     workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(files.locked(workdir / ".lock"))
+            stack.enter_context(files.locked(workdir / "study.lock"))
         except BlockingIOError as error:
             raise UserError(f"--workdir {workdir}: another process does this study; wait for it or stop it") from error
         ended = work.carry_out(runs, workdir, work.places(runs, *devices))

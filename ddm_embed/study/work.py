@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from ddm_embed.cli import STOPPED
 from ddm_embed.errors import UserError
-from ddm_embed.runs.files import locked, read_json, write_json
+from ddm_embed.runs.directory import RunDirectory
+from ddm_embed.runs.files import read_json, write_json
 from ddm_embed.runs.log import last_step
 from ddm_embed.study.plan import Run
 
@@ -143,16 +144,12 @@ def _do(run: Run, workdir: Path, environment: dict[str, str], children: "Childre
 
 def _wait_for_others(run: Run, children: "Children") -> None:
     """Waits while another process trains in the run's directory, as one does whose study was killed."""
-    lock, told = run.path / ".lock", False
-    while lock.exists() and not children.stopped.is_set():
-        try:
-            with locked(lock):
-                return
-        except BlockingIOError:
-            if not told:
-                logger.info("%s: another process trains in %s; waiting for it", run.name, run.path)
-            told = True
-            children.stopped.wait(1)
+    told = False
+    while RunDirectory(run.path).is_locked() and not children.stopped.is_set():
+        if not told:
+            logger.info("%s: another process trains in %s; waiting for it", run.name, run.path)
+        told = True
+        children.stopped.wait(1)
 
 
 class Children:

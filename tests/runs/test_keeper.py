@@ -38,6 +38,9 @@ MAY_OPEN = {
     "preflight/__main__.py": "the file that --json names",
     "reference.py": "the package's list of fields",
     "report/document.py": "the package's style sheet and script",
+    "study/__main__.py": "a study's lock",
+    "study/work.py": "a study's log and times",
+    "study/written.py": "a study's table",
 }
 
 
