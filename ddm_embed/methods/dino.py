@@ -12,7 +12,7 @@ from ddm_embed.diffusion.prediction import Level
 from ddm_embed.fields import Field
 from ddm_embed.methods import views
 from ddm_embed.methods.method import Method, Parts
-from ddm_embed.methods.views import TwoViews, build_projector, check_compared, project, see_views
+from ddm_embed.methods.views import TwoViews, build_projector, check_compared, follow_slowly, project, see_views
 from ddm_embed.models.auxiliary import Prototypes
 from ddm_embed.models.build import Network
 
@@ -20,8 +20,8 @@ Cosines = Float[Array, "batch class"]
 
 FIELDS = views.FIELDS | {
     "objective.temperature": views.TEMPERATURE,
-    "objective.teacher_temperature": Field(0.07, "the same of dino's moving average", least=0.001, added=True),
-    "objective.prototypes": Field(1024, "that dino assigns images to", least=2, added=True),
+    "objective.teacher_temperature": Field(0.04, "the same of dino's moving average", least=0.001, added=True),
+    "objective.prototypes": Field(256, "that dino assigns images to", least=2, added=True),
 }
 
 
@@ -68,16 +68,17 @@ def dino(c: ConfigDict) -> None:
     """DINO: Caron et al. 2021, arXiv 2104.14294, eq. 3.
 
     L = E -sum_k P'(x')_k log P(x)_k + the same with the views x and x' exchanged, halved; P = softmax(cos(p(E(x)), w_k)
-    / 0.1) over the prototypes w_k, P' the same of the parameters' moving average at 0.07, its weights made equal over
-    the batch by three rounds of Sinkhorn-Knopp, as in DINOv2 (arXiv 2304.07193). The average's decay goes from 0.99 to
-    1 along a cosine. p has three layers, with batch norm, 4 times as wide as z and at last 256; theirs has GELUs and no
-    norm. There are 1,024 prototypes for their 65,536, and no small crops. It lives by its views: where the config draws
-    none, they are `crop`s here. Expect it to need long runs, large batches and strong views.
+    / 0.1) over the prototypes w_k, P' the same of the parameters' moving average at 0.04, its weights made equal over
+    the batch by three rounds of Sinkhorn-Knopp, as in DINOv2 (arXiv 2304.07193). The average's decay goes from 0.99, or
+    1 - 60 / steps if less, to 1 along a cosine. p has three layers, with batch norm, 4 times as wide as z and at last
+    256; theirs has GELUs and no norm. There are 256 prototypes for their 65,536, and no small crops. It lives by its
+    views: where the config draws none, they are `crop`s here. Expect it to need longer runs than the others, large
+    batches and strong views.
     """
     c.objective.name = "dino"
     c.objective.hidden, c.objective.projection = 4 * c.embedding.dim, 256
     c.objective.temperature = 0.1
-    c.optimizer.ema_decay, c.optimizer.ema_schedule = 0.99, "cosine"
+    follow_slowly(c)
     see_views(c)
 
 

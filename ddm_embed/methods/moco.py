@@ -8,7 +8,15 @@ from ml_collections import ConfigDict
 from ddm_embed.diffusion.prediction import Level
 from ddm_embed.methods import views
 from ddm_embed.methods.method import Method, Parts, Vector
-from ddm_embed.methods.views import ContrastTerms, TwoViews, build_projector, check_compared, project, see_views
+from ddm_embed.methods.views import (
+    ContrastTerms,
+    TwoViews,
+    build_projector,
+    check_compared,
+    follow_slowly,
+    project,
+    see_views,
+)
 from ddm_embed.models.auxiliary import Mlp
 from ddm_embed.models.build import Network
 from ddm_embed.models.encoder import unit
@@ -51,15 +59,15 @@ def moco(c: ConfigDict) -> None:
 
     L = 2 tau E -log exp(cos(q, k+) / tau) / sum exp(cos(q, k) / tau) + the same with the views exchanged. Here
     q = h(p(E(x))) is of one view, k = p'(E'(x')) of the other views in the batch, k+ of the same image, and tau = 0.2;
-    E' and p' have the moving average of the parameters, whose decay goes from 0.99 to 1 along a cosine. p has three
-    layers and h two, all with batch norm, 256 wide at the end and before that 4 times as wide as z, where theirs are
-    4,096 behind a width of 384. Their frozen embedding of patches is left out. It lives by its views: where the config
-    draws none, they are `crop`s here. Expect it beside `simclr`.
+    E' and p' have the moving average of the parameters, whose decay goes from 0.99, or 1 - 60 / steps if less, to 1
+    along a cosine. p has three layers and h two, all with batch norm, 256 wide at the end and before that 4 times as
+    wide as z, where theirs are 4,096 behind a width of 384. Their frozen embedding of patches is left out. It lives by
+    its views: where the config draws none, they are `crop`s here. Expect it beside `simclr`.
     """
     c.objective.name = "moco"
     c.objective.hidden, c.objective.projection = 4 * c.embedding.dim, 256
     c.objective.temperature = 0.2
-    c.optimizer.ema_decay, c.optimizer.ema_schedule = 0.99, "cosine"
+    follow_slowly(c)
     see_views(c)
 
 
