@@ -33,8 +33,20 @@ class Chosen(TypedDict, total=False):
     validation_accuracy: float | None
 
 
+class OfEncoder(TypedDict, total=False):
+    """What a protocol chose among the encoder's features alone, z and its layers, and its test accuracy."""
+
+    selected: Chosen
+    test_accuracy: float | None
+    test_accuracy_std: float | None
+    test_accuracy_draws: list[float] | None
+
+
 class Protocol(TypedDict):
-    """What a protocol is, what it chose, and its test accuracy: mean, deviation and each of its draws."""
+    """What a protocol is, what it chose, and its test accuracy: mean, deviation and each of its draws.
+
+    encoder: of those that choose among all features, the same of the encoder's.
+    """
 
     settings: NotRequired[dict[str, Any] | None]
     hyper: NotRequired[str | None]
@@ -42,6 +54,7 @@ class Protocol(TypedDict):
     test_accuracy: float | None
     test_accuracy_std: NotRequired[float | None]
     test_accuracy_draws: NotRequired[list[float] | None]
+    encoder: NotRequired[OfEncoder | None]
 
 
 class Definition(TypedDict, total=False):
@@ -116,11 +129,21 @@ def baseline_key(baseline: str, protocol: str) -> str:
     return baseline if protocol == "ridge" else f"{baseline}_{protocol}"
 
 
+def encoder_key(protocol: str) -> str:
+    """What figures of the encoder's features alone are called."""
+    return f"{protocol}, encoder"
+
+
 def baseline_of(results: Results, protocol: str | None, baseline: str = "pixels") -> Baseline | None:
     """A baseline under this protocol's own head; None where that head was not run on it."""
     key = baseline_key(baseline, protocol or "")
     accuracy = (results.get("baselines") or {}).get(key)
     return None if accuracy is None else Baseline(key, accuracy, (results.get("baseline_choices") or {}).get(key) or {})
+
+
+def varied(protocol: Protocol) -> str:
+    """What the draws differ in that `test_accuracy_std` is the deviation over, with n - 1."""
+    return "labels" if "draws" in (protocol.get("settings") or {}) else "noise"
 
 
 def main_protocol(results: Results) -> str | None:
@@ -138,7 +161,7 @@ def figures(accuracy: list[float]) -> dict[str, Any]:
     """The test accuracies of every draw, as results.json has them."""
     return {
         "test_accuracy": float(np.mean(accuracy)),
-        "test_accuracy_std": float(np.std(accuracy)),
+        "test_accuracy_std": float(np.std(accuracy, ddof=1)) if len(accuracy) > 1 else None,
         "test_accuracy_draws": accuracy,
     }
 

@@ -21,7 +21,9 @@ from PIL import Image
 from ddm_embed import config as config_lib
 from ddm_embed import reference
 
-LAST_LINE = re.compile(r"test accuracy ([01]\.\d{4}) \+- 0\.\d{4} \(feature=\w+, t=[\d.]+; pixels [01]\.\d{4}\)")
+LAST_LINE = re.compile(
+    r"test accuracy ([01]\.\d{4}) \+- 0\.\d{4} over noise \(feature=\w+, t=[\d.]+; pixels [01]\.\d{4}\)"
+)
 
 
 PROGRAMS = {  # and the config that each of them has

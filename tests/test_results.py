@@ -12,7 +12,7 @@ from ddm_embed.compare.runs import measures, read_runs
 from ddm_embed.compare.table import compare
 from ddm_embed.errors import UserError
 from ddm_embed.report.page import draw_profile, last_line, page
-from ddm_embed.results import BASELINES, baseline_of, read, write
+from ddm_embed.results import BASELINES, baseline_of, figures, read, write
 
 PIXELS = {"ridge": 0.81, "knn": 0.79}  # as probed.py makes them; logistic regression is never fitted to pixels
 KEYS = {"ridge": "pixels", "knn": "pixels_knn"}
@@ -55,10 +55,17 @@ def test_the_report_shows_each_protocol_its_own_pixels(made, tmp_path):
         assert f"{100 * (made['test_accuracy'] - PIXELS[main]):+.2f} points" in header
 
 
+@pytest.mark.parametrize("draws, expected", [([0.9], None), ([0.9, 0.92], 0.02 / 2**0.5), ([0.7, 0.8, 0.9], 0.1)])
+def test_the_spread_over_draws_is_the_sample_deviation(draws, expected):
+    assert figures(draws)["test_accuracy_std"] == (expected and pytest.approx(expected))
+
+
 def test_the_last_line_and_the_picture_tell_the_pixels_of_the_first_protocol(made, tmp_path, monkeypatch):
     main = next(iter(made["protocols"]))
     line = last_line(made)
-    assert line.startswith(f"test accuracy {made['test_accuracy']:.4f} +- {made['test_accuracy_std']:.4f} (feature=")
+    assert line.startswith(
+        f"test accuracy {made['test_accuracy']:.4f} +- {made['test_accuracy_std']:.4f} over noise (feature="
+    )
     assert re.findall(r"pixels ([\d.]+)", line) == ([f"{PIXELS[main]:.4f}"] if main in PIXELS else [])
     titles, levels = [], []
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ddm_embed.errors import UserError
-from ddm_embed.results import BASELINES, Chosen, Results, baseline_of
+from ddm_embed.results import BASELINES, Chosen, Results, baseline_of, encoder_key
 from ddm_embed.runs.outcome import ProbeFolder, probes
 
 FIELDS = ("dataset", "seeds", "checkpoint_step", "protocol", "protocols", "manifest", "seeds.train", "seeds.probe")
@@ -103,6 +103,13 @@ def measures(result: Result) -> list[Measure]:
     for baseline, protocol in product(BASELINES, protocols):
         one = baseline_of(results, protocol, baseline)
         found += [_measure(result, protocol, baseline, one.key, one.accuracy, one.selected)] if one else []
+    # Beside what is best of all features stands what is best of the encoder's: methods differ in how many they offer.
+    chosen = {name: entry["encoder"] for name, entry in protocols.items() if entry.get("encoder")}
+    for measure in [measure for measure in found if measure.protocol in chosen]:
+        if measure.baseline is None:
+            own = chosen[measure.protocol]
+            measure = measure._replace(accuracy=own["test_accuracy"], selected=own["selected"], right=None)
+        found.append(measure._replace(protocol=encoder_key(measure.protocol), predicted=None))
     return [measure for measure in found if measure.accuracy is not None]
 
 

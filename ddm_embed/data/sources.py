@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ddm_embed.data.types import Source, subset
 from ddm_embed.errors import UserError
 
-HOLD_OUT_SEED = 0  # of the test split drawn from a dataset without one: part of the dataset, not of a run
+HOLD_OUT_SEED = 0  # of splits drawn from the training images: part of the dataset, not of a run
 
 Open = Callable[[str, ConfigDict], Source]
 
@@ -77,19 +77,22 @@ def open_source(config: ConfigDict) -> Source:
         raise UserError(f"config.data.name={config.data.name!r}; use {usages()}")
     source = kind.open(os.path.expanduser(rest) if names_place(name) else rest, config.data)
     if source.test is None and source.train.read_labels is not None and config.data.test_fraction > 0:
-        source = _hold_out_test(source, config.data.test_fraction)
+        source = _hold_out(source, config.data.test_fraction, "test")
+    fraction = config.get("objective", {}).get("held_out", 0)
+    if source.validation is None and source.train.read_labels is not None and fraction > 0:
+        source = dataclasses.replace(_hold_out(source, fraction, "validation"), kept_apart=True)
     return source
 
 
-def _hold_out_test(source: Source, fraction: float) -> Source:
+def _hold_out(source: Source, fraction: float, split: str) -> Source:
+    """The source with a share of its training images as another split."""
     number = len(source.train)
     held = round(number * fraction)
     if not 0 < held < number:
         return source
     order = np.random.default_rng(HOLD_OUT_SEED).permutation(number)
-    return dataclasses.replace(
-        source, train=subset(source.train, np.sort(order[held:])), test=subset(source.train, np.sort(order[:held]))
-    )
+    parts = {"train": np.sort(order[held:]), split: np.sort(order[:held])}
+    return dataclasses.replace(source, **{name: subset(source.train, part) for name, part in parts.items()})
 
 
 register("digits", "ddm_embed.data.digits")

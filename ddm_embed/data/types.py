@@ -41,7 +41,8 @@ class Split:
 class Source:
     """A dataset: its name, its splits (but for train they may be missing), the names of its classes, where it has any,
     what its sequences were standardised by, None for images; and a digest of what tells it from another of its sizes,
-    where that is cheap to read. The probe chooses by validation images, which are not trained on."""
+    where that is cheap to read. The probe chooses by validation images, which are not trained on. kept_apart: whether
+    these are training images that the run itself keeps so."""
 
     name: str
     train: Split
@@ -50,6 +51,7 @@ class Source:
     scale: Scale | None = None
     validation: Split | None = None
     digest: str | None = None
+    kept_apart: bool = False
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -47,7 +47,7 @@ class Selection(NamedTuple):
     """What each draw chose.
 
     key: which feature, counted through all stacks. strength: which penalty. chosen_by: accuracy on left-out shots of
-    what was chosen; NaN where nothing could be left out.
+    what was chosen by it, so the highest of all and no estimate of the test's; NaN where nothing could be left out.
     """
 
     key: Int[np.ndarray, " draw"]
@@ -82,7 +82,7 @@ def select(
         if fallback is None:
             raise UserError(
                 "fewshot with one label a class leaves nothing to choose by; give fallback=(key, strength), chosen "
-                "without labels, such as by RankMe"
+                "without labels, such as z at a low noise level"
             )
         return Selection(*(np.full(len(shots), place) for place in fallback), np.full(len(shots), np.nan))
     labels, strengths = jnp.asarray(labels), jnp.asarray(strengths, jnp.float32)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 from ml_collections import ConfigDict
 
 from ddm_embed.diffusion.prediction import Image, Level
+from ddm_embed.fields import Field
 from ddm_embed.methods.method import Method, Networks, Params, Parts, see_x0, static
 from ddm_embed.models.build import Network
 
@@ -52,9 +53,10 @@ def build(config: ConfigDict, parts: Parts) -> dict[str, Network]:
 def supervised(c: ConfigDict) -> None:
     """A classifier: L = E -log softmax(W E(x0) + b)_y. The one arm that reads the training images' labels.
 
-    Expect more than of any other: a bound on what the encoder can hold, no rival.
+    Expect more than of any other: a bound on what the encoder can hold, no rival. A fifth of the training images is not
+    trained on: the probe chooses by these, since of images that it was trained on all layers and levels seem good.
     """
-    c.objective.name = "supervised"
+    c.objective.name, c.objective.held_out = "supervised", 0.2
     see_x0(c)
 
 
@@ -65,5 +67,15 @@ METHOD = Method(
     presets={"supervised": supervised},
     build=build,
     reads_labels=True,
+    fields={
+        "objective.held_out": Field(
+            0.0,
+            "share of the training images that supervised is not trained on and the probe chooses by; unused where "
+            "there are validation images",
+            least=0.0,
+            most=0.9,
+            added=True,
+        )
+    },
     tags=(),
 )

@@ -51,7 +51,8 @@ class Judged(NamedTuple):
     """What a protocol comes to before the test labels are read.
 
     settings: all that defines it, as JSON. hyper: what its hyper-parameter is called. profile: every point. selected:
-    the one chosen. predictions: classes of the test images, one array a draw.
+    the one chosen. predictions: classes of the test images, one array a draw. encoder: the same two of the one chosen
+    among the encoder's features, where there are any.
     """
 
     settings: dict[str, Any]
@@ -59,6 +60,7 @@ class Judged(NamedTuple):
     profile: list[Entry]
     selected: Entry
     predictions: list[Predicted]
+    encoder: tuple[Entry, list[Predicted]] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -176,13 +178,23 @@ def judge(head: Head, bench: Bench) -> Judged:
         "%s: %d heads in %.1f s; best of held-out %.4f (%s, t=%g)", head.name, len(profile) * len(head.hypers),
         time.perf_counter() - begin, selected.validation_accuracy, selected.feature, selected.t,
     )  # fmt: skip
-    key = Key(selected.feature, selected.t)
+    predictions, encoder = finish(head, selected, bench), None
+    of_encoder = [entry for entry in profile if not entry.feature.startswith("denoiser")]
+    if of_encoder:
+        chosen = best(of_encoder)
+        encoder = chosen, predictions if chosen == selected else finish(head, chosen, bench)
+    return Judged(head.settings, head.hyper, profile, selected, predictions, encoder)
+
+
+def finish(head: Head, chosen: Entry, bench: Bench) -> list[Predicted]:
+    """The classes of the test images by the head fitted on all training images, one array a draw."""
+    key = Key(chosen.feature, chosen.t)
     train, labels = bench.train_features(key), jnp.asarray(bench.labels)
-    predictions, hyper = [], head.carried(selected.hyper, len(bench.fold.fit), len(train))
+    predictions, hyper = [], head.carried(chosen.hyper, len(bench.fold.fit), len(train))
     for test in bench.test_features(key):
         predictions.append(predict(head, hyper, train, labels, test, bench.classes, bench.config.seed))
         distributed.progress()
-    return Judged(head.settings, head.hyper, profile, selected, bench.every_draw(predictions))
+    return bench.every_draw(predictions)
 
 
 def sweep(head: Head, bank: Bank, keys: list[Key], fold: Fold, mesh: Mesh, seed: int) -> list[Entry]:

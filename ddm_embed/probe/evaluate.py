@@ -25,7 +25,16 @@ from ddm_embed.probe.measures import measure, memorisation
 from ddm_embed.probe.pixels import pixel_features
 from ddm_embed.probe.protocols import HEADS, PROTOCOLS, check
 from ddm_embed.reproducible import reproducible
-from ddm_embed.results import BASELINE_HEADS, LARGEST_CONFUSION, Results, baseline_key, figures, labelled, main_protocol
+from ddm_embed.results import (
+    BASELINE_HEADS,
+    LARGEST_CONFUSION,
+    Results,
+    baseline_key,
+    encoder_key,
+    figures,
+    labelled,
+    main_protocol,
+)
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.runs.provenance import manifest
 from ddm_embed.train.progress import collapsed_below
@@ -71,15 +80,15 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     check(config)
     source = RunDirectory(workdir).open_data(run, config.data)
     reason = obstacle(source)
-    train = sample(source.train, config.training_images, config.seed)
-    validation = source.validation and sample(source.validation, config.selection_images, config.seed)
+    train, validation, chosen_on, held = to_choose_by(source, config)
     splits = [split for split in (train, validation) if split]
     with distributed.unhurried():
         images = np.concatenate([read_all(split.images, run.data.threads) for split in splits])
         test_images = None if reason else read_all(source.test.images, run.data.threads)
     trained = open_run(workdir, run)
-    choosing = sample_positions(len(train), config.selection_images, config.seed)
-    choosing = np.concatenate([choosing, np.arange(len(train), len(images))])
+    choosing = sample_positions(len(train), chosen_on, config.seed)
+    if validation:
+        choosing = np.append(choosing, len(train) + sample_positions(len(validation), held, config.seed))
     class_ids, labels = None, None
     if train.read_labels is not None:
         class_ids, labels = np.unique(np.concatenate([split.read_labels() for split in splits]), return_inverse=True)
@@ -105,7 +114,6 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     }
     predictions, atlas = {}, {}
     if reason is None:
-        held = len(validation) if validation else None
         fold = split_fold(labels[choosing], len(class_ids), config.validation_fraction, config.seed, held)
         bench = Bench(config, trained, images, labels, len(class_ids), test_images, choosing, fold, bank)
         begin = time.perf_counter()
@@ -113,8 +121,11 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
         baselines = judge_baselines(bench)
         timing["heads_s"] = time.perf_counter() - begin
         every = {name: j.predictions for name, j in (judged | baselines).items()}
-        scores = score_on_test(source.test, class_ids, every)
-        results |= summary(bench, judged, baselines, scores, "training" if validation is None else "validation")
+        of_encoders = {encoder_key(name): j.encoder[1] for name, j in judged.items() if j.encoder}
+        scores = score_on_test(source.test, class_ids, every | of_encoders)
+        results |= summary(
+            bench, judged, baselines, scores, "training" if validation is None or source.kept_apart else "validation"
+        )
         results["warnings"] += warnings(fold, scores)
         if results["confusion"] is None:
             atlas = {"confusion": scores.confusion}
@@ -143,6 +154,22 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
         )
     results |= {"timing": timing, "manifest": manifest(run, config, source.name)}
     return Evaluation(results, predictions, atlas)
+
+
+def to_choose_by(source: Source, config: ConfigDict) -> tuple[Split, Split | None, int, int | None]:
+    """The training images that are read, those that no choice is fitted on, and how many of each the choice is made on.
+
+    Of a run that keeps training images apart they are as many as of any other run: their figures share a column.
+    """
+    seed, most, apart = config.seed, config.training_images, source.validation
+    if not source.kept_apart:
+        validation = apart and sample(apart, config.selection_images, seed)
+        return sample(source.train, most, seed), validation, config.selection_images, validation and len(validation)
+    validation = sample(apart, most // 2, seed)
+    train = sample(source.train, most - len(validation), seed)
+    chosen_on = min(len(train) + len(validation), config.selection_images)
+    held = min(round(chosen_on * config.validation_fraction), len(validation))
+    return train, validation, chosen_on - held, held
 
 
 def judge_all(bench: Bench) -> dict[str, Judged]:
@@ -202,6 +229,11 @@ def summary(
             "selected": point(j.selected),
             **figures(scores.accuracy[name]),
         }
+        | (
+            {"encoder": {"selected": point(j.encoder[0]), **figures(scores.accuracy[encoder_key(name)])}}
+            if j.encoder
+            else {}
+        )
         for name, j in judged.items()
     }
     definition = {
@@ -228,9 +260,8 @@ def summary(
 
 
 def memorised(results: Results) -> dict[str, Any]:
-    """Whether the chosen feature's profile falls steadily from t = 0, as when a model memorises.
-
-    If it does, a warning is added to the results.
+    """Whether the chosen feature's profile falls steadily from the lowest t, as when a model memorises, or as on an
+    easy task: a hint. If it does, a note is added to the results' warnings.
     """
     main, feature = main_protocol(results), results["selected"]["feature"]
     points = [
@@ -242,7 +273,8 @@ def memorised(results: Results) -> dict[str, Any]:
         return {"falls_steadily": None, "feature": feature}
     found = memorisation(points, results["protocol"]["selection_validation_images"])
     if found["falls_steadily"]:
-        text = f"the accuracy of {feature} falls steadily from t=0, as it does where a model memorises its images"
+        text = f"the accuracy of {feature} falls steadily from t={found['lowest_t']:g}, as it does where a model "
+        text += "memorises its images, and also where the task is easy: it is no test of memorisation"
         results["warnings"].append(text)
     return {"feature": feature} | found
 

@@ -11,7 +11,7 @@ from ddm_embed.probe.evaluate import Evaluation
 from ddm_embed.report import charts, document, tables
 from ddm_embed.report.sections import SECTIONS, Given
 from ddm_embed.report.tables import percent, raw, value
-from ddm_embed.results import BASELINES, Results, baseline_key, baseline_of, main_protocol
+from ddm_embed.results import BASELINES, Results, baseline_key, baseline_of, main_protocol, varied
 from ddm_embed.runs.outcome import ProbeFolder
 
 TITLES = {"ridge": "ridge (linear probe)", "knn": "{neighbours} nearest neighbours", "logistic": "logistic regression"}
@@ -54,12 +54,14 @@ def table(results: Results) -> str:
         cells = [results["baseline_choices"].get(baseline_key(name, protocol)) for protocol in shown]
         lines.append(f"  {name.replace('pixels', raw(results)):<24}" + "".join(_cell(cell) for cell in cells))
     lines.append("")
-    lines.append(f"{'test images':<26}{'accuracy':>12}{'+-':>9}   chosen")
+    lines.append(f"{'test images':<26}{'accuracy':>12}{'+-':>9}  over    chosen")
     for name, protocol in results["protocols"].items():
         chosen = protocol["selected"]
         where = chosen["feature"] + ("" if chosen["t"] is None else f", t={chosen['t']:g}")
         where += "" if chosen["hyper"] is None else f", {protocol['hyper']}={chosen['hyper']:g}"
-        lines.append(f"  {name:<24}{protocol['test_accuracy']:12.4f}{protocol['test_accuracy_std']:9.4f}   {where}")
+        spread = protocol["test_accuracy_std"]
+        spread = f"{'-':>9}" if spread is None else f"{spread:9.4f}"
+        lines.append(f"  {name:<24}{protocol['test_accuracy']:12.4f}{spread}  {varied(protocol):<6}  {where}")
     for name, accuracy in results["baselines"].items():
         lines.append(f"  {name.replace('pixels', raw(results)):<24}{accuracy:12.4f}")
     timing = results["timing"]
@@ -91,7 +93,10 @@ def last_line(results: Results) -> str:
     where = f"feature={chosen['feature']}" + ("" if chosen["t"] is None else f", t={chosen['t']:g}")
     pixels = baseline_of(results, main_protocol(results))
     where += f"; {raw(results)} {pixels.accuracy:.4f}" if pixels else ""
-    return f"test accuracy {results['test_accuracy']:.4f} +- {results['test_accuracy_std']:.4f} ({where})"
+    spread = results["test_accuracy_std"]
+    over = varied(results["protocols"][main_protocol(results)])
+    spread = "" if spread is None else f" +- {spread:.4f} over {over}"
+    return f"test accuracy {results['test_accuracy']:.4f}{spread} ({where})"
 
 
 def draw_profile(results: Results, path: Path) -> None:
@@ -177,10 +182,11 @@ def headline(results: Results) -> str:
     chosen = results.get("selected") or {}
     cards = []
     if results.get("test_accuracy") is not None:
-        draws = (results.get("protocol") or {}).get("noise_draws")
+        draws = len(results.get("test_accuracy_draws") or [])
+        over = varied((results.get("protocols") or {}).get(main_protocol(results)) or {})
         told_of = [escape(main_protocol(results) or "")]
         if results.get("test_accuracy_std") is not None and draws:
-            told_of.append(f"&plusmn; {100 * results['test_accuracy_std']:.2f} over {draws} draws of the noise")
+            told_of.append(f"&plusmn; {100 * results['test_accuracy_std']:.2f} over {draws} draws of the {over}")
         cards.append(("Test accuracy", percent(results["test_accuracy"]), ", ".join(filter(None, told_of))))
     if chosen:
         t = "no noise level" if chosen.get("t") is None else f"t = {chosen['t']:g}"
@@ -201,7 +207,7 @@ def headline(results: Results) -> str:
     if memory.get("falls_steadily"):
         warnings.append(
             f"the profile of {memory.get('feature')} falls steadily from t={memory.get('peak_t')}: the network may "
-            "have memorised its training images"
+            "have memorised its training images, or the task is easy; the profile alone cannot tell"
         )
     if not results.get("protocols"):
         warnings.append("the dataset has no labels: what follows is measured without them")

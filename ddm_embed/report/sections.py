@@ -146,11 +146,14 @@ def label_free(given: Given) -> str:
     found = {point["feature"]: styles[point["feature"]] for point in points}
     memory, told = measures.get("memorisation"), ""
     if memory and memory.get("feature"):
-        falls = "falls steadily from" if memory.get("falls_steadily") else "does not fall steadily from its value at"
-        told = (
-            f"The profile of {escape(memory['feature'])} {falls} the clean image, a sign of memorised training images; "
-            f"it is highest at t={tables.value(memory.get('peak_t'))}."
+        falls = (
+            "falls steadily from its lowest t, as that of a network that has memorised its images does, and that of an "
+            "easy task too"
+            if memory.get("falls_steadily")
+            else "does not fall steadily from its lowest t, which does not rule out that images were memorised"
         )
+        told = f"The profile of {escape(memory['feature'])} {falls}; it is highest at t="
+        told += f"{tables.value(memory.get('peak_t'))}."
         told = f'<p class="note">{told}</p>'
     return f'{charts.legend(found)}<div class="small-charts">{"".join(parts)}</div>{told}'
 

@@ -97,7 +97,7 @@ def train_in(config: ConfigDict, workdir: Path, data: Source) -> Outcome:
             labels = read_labels(data, method.name)
         distributed.from_lead(lambda: RunDirectory(workdir).note_classes(labels.values))
         number = len(data.train)
-        logger.warning("config.objective.name=%s reads the labels of all %d training images", method.name, number)
+        logger.warning("config.objective.name=%s reads the labels of %d training images", method.name, number)
     models = make_models(config, data.image_shape, classes=labels and len(labels.values))
     optimizer = make_optimizer(config)
     init = make_init(models, optimizer, config.train.seed, method.initialise)

@@ -132,6 +132,19 @@ def test_settings_of_a_head_split_its_column_alone(tmp_path):
     assert table.columns[2].difference == 'settings.solver.name is "approximate", not "exact"'
 
 
+def test_the_encoders_features_have_a_column_beside_all_features(tmp_path):
+    made = [make_results("a", seed, protocols=["ridge", "knn"]) for seed in (0, 1)] + [make_results("old", 0)]
+    chosen = {"feature": "encoder_2", "t": 0.1, "hyper": 0.1, "validation_accuracy": 0.8}
+    for accuracy, results in zip((0.7, 0.72), made, strict=False):
+        results["protocols"]["ridge"]["encoder"] = {"selected": chosen, "test_accuracy": accuracy}
+    (table,) = tables(runs(tmp_path, *made))
+    rows = {row.name: row.cells for row in table.rows}
+    assert [m.accuracy for m in rows["a"]["ridge, encoder"]] == [0.7, 0.72]
+    assert rows["a"]["ridge, encoder"][0].selected == chosen and "ridge, encoder" in {c.name for c in table.columns}
+    assert "ridge, encoder" not in rows["old"] and "knn, encoder" not in rows["a"]
+    assert rows["pixels"]["ridge, encoder"][0].accuracy == rows["pixels"]["ridge"][0].accuracy
+
+
 def test_datasets_have_tables_of_their_own(tmp_path):
     found = tables(runs(tmp_path, make_results("a", 0), make_results("b", 0, dataset="digits")))
     assert [table.dataset for table in found] == ["fashion_mnist", "digits"]

@@ -7,10 +7,14 @@ import optax
 import pytest
 from conftest import tiny_config
 
-from ddm_embed import methods
+from ddm_embed import arms, methods
+from ddm_embed.config import default, probe_default
+from ddm_embed.data import sources
+from ddm_embed.data.types import Source, Split, read_all
 from ddm_embed.methods.method import Networks
 from ddm_embed.methods.supervised import Supervised
 from ddm_embed.models.encoder import Embedding
+from ddm_embed.probe.evaluate import to_choose_by
 
 
 def test_the_loss_is_the_cross_entropy_of_the_labels():
@@ -35,3 +39,26 @@ def test_no_other_objective_can_be_given_a_label(method):
         == method.reads_labels
         == (method.name == "supervised")
     )
+
+
+@pytest.mark.parametrize("number, most", [(100, 40), (100, 1000), (7, 5)])
+def test_the_probe_chooses_by_images_that_a_supervised_run_was_not_trained_on(number, most, monkeypatch):
+    images = np.arange(number, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    whole = Source("made", Split(images, lambda: np.arange(number) % 2), None, None)
+    monkeypatch.setitem(sources.KINDS, "made", sources.Kind("made", lambda rest, data: whole, False))
+    config = default()
+    config.data.name, config.data.test_fraction = "made", 0.0
+    assert sources.open_source(config) is whole  # other methods, and runs from before there was the field
+    arms.apply("supervised", config)
+    source = sources.open_source(config)
+    trained_on, apart = (set(read_all(split.images, 1).ravel().tolist()) for split in (source.train, source.validation))
+    assert not trained_on & apart and trained_on | apart == set(range(number))
+    probe = probe_default()
+    probe.selection_images = most
+    train, validation, fit, held = to_choose_by(source, probe)
+    assert (
+        set(read_all(validation.images, 1).ravel().tolist()) <= apart
+        and set(read_all(train.images, 1).ravel().tolist()) <= trained_on
+    )
+    assert fit + held == min(number, most) and held == round(0.2 * min(number, most))  # as of any other run
+    assert len(train) + len(validation) == number

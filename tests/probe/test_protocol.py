@@ -101,6 +101,10 @@ def test_every_feature_is_probed_at_every_noise_level_by_every_head(results):
 def test_what_is_chosen_is_the_best_on_held_out_images(results):
     ridge = [e for e in results["profile"] if e["protocol"] == "ridge"]
     assert results["selected"]["validation_accuracy"] == max(e["validation_accuracy"] for e in ridge)
+    encoders = [e["validation_accuracy"] for e in ridge if not e["feature"].startswith("denoiser")]
+    encoder = results["protocols"]["ridge"]["encoder"]
+    assert not encoder["selected"]["feature"].startswith("denoiser") and 0 < encoder["test_accuracy"] <= 1
+    assert encoder["selected"]["validation_accuracy"] == max(encoders)
     assert results["test_accuracy"] == pytest.approx(np.mean(results["test_accuracy_draws"]))
     assert results["test_accuracy"] > 0.3  # chance is 0.1: twenty steps, but pooled patches already tell digits apart
 
@@ -187,7 +191,7 @@ def test_results_are_written_printed_and_drawn(evaluation, results, tmp_path, ca
     assert written.pop("predictions") and written == json.loads(json.dumps(results))
     assert (tmp_path / "profile.png").read_bytes()[:4] == b"\x89PNG"
     lines = capsys.readouterr().out.splitlines()
-    pattern = r"test accuracy 0\.\d{4} \+- 0\.\d{4} \(feature=\w+, t=[\d.]+; pixels 0\.\d{4}\)"
+    pattern = r"test accuracy 0\.\d{4} \+- 0\.\d{4} over noise \(feature=\w+, t=[\d.]+; pixels 0\.\d{4}\)"
     assert re.fullmatch(pattern, lines[-1]) and any("denoiser_2" in line for line in lines)
 
 

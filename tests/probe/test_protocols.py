@@ -47,7 +47,9 @@ def test_every_protocol_says_how_it_came_about_and_what_it_chose(results):
         assert 0 <= found["test_accuracy"] <= 1 and found["settings"], name
         assert found["selected"]["feature"].split("@")[0] in ("z", "encoder_1", "denoiser_1", "denoiser_2"), name
     assert results["protocols"]["fewshot_1"]["selected"]["validation_accuracy"] is None
-    assert "RankMe" in results["protocols"]["fewshot_1"]["settings"]["feature chosen by"]
+    found = results["protocols"]["fewshot_1"]
+    assert "nobody" in found["settings"]["feature chosen by"]
+    assert (found["selected"]["feature"], found["selected"]["t"], found["selected"]["hyper"]) == ("z", 0.3, 0.1)
     assert len(results["protocols"]["propagation_3"]["test_accuracy_draws"]) == 3
 
 

@@ -6,23 +6,22 @@ and strength are those by which the shots, each left out in turn, are told best.
 
 from collections import Counter
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from ddm_embed.features.bank import GIB, Key
+from ddm_embed.features.choice import USUAL, usual_feature
 from ddm_embed.heads import fewshot as heads
 from ddm_embed.heads.finetune import finetune
 from ddm_embed.heads.propagation import propagate_predict
 from ddm_embed.parallel import distributed
-from ddm_embed.probe import measures
 from ddm_embed.probe.bench import Bench, Entry, Judged, Predicted, as_classes, check_numbers
 from ddm_embed.probe.protocols.by_recipe import RATE, fresh_params, recipe_for, settings_of, training
 
 NEIGHBOURS, ALPHA = 50, 0.99  # of label propagation, Mittal et al.'s
-MEASURED = 1000  # training images that RankMe sees where one label a class leaves nothing to choose by
+USUAL_STRENGTH = 0.1  # of ridge, where one label a class leaves nothing to choose by
 STACK = 2 * GIB
 
 
@@ -41,15 +40,16 @@ def shots(bench: Bench, per_class: int, draws: int) -> tuple[Int[np.ndarray, "dr
     strengths = jnp.asarray(bench.config.strengths, jnp.float32)
     fallback = None
     if per_class == 1:
-        ranks = jnp.concatenate([jax.lax.map(measures.rankme, stack[:, :MEASURED]) for stack in stacks])
-        fallback = int(jnp.argmax(ranks)), len(strengths) // 2
+        usual = usual_feature(bench.run.models)
+        key = min((key for key in keys if key.name == usual), key=lambda key: abs(key.t - USUAL))
+        fallback = keys.index(key), int(jnp.argmin(jnp.abs(jnp.log(strengths / USUAL_STRENGTH))))
     return drawn, heads.select(stacks, jnp.asarray(labels), drawn, strengths, bench.classes, fallback), keys
 
 
 def fewshot(bench: Bench) -> dict[str, Judged]:
     """`fewshot_N`: ridge regression on N labels a class, for every N of `config.shots`, over `config.shot_draws` draws.
 
-    With one label a class the feature is the one of highest RankMe, which takes no labels.
+    With one label a class nothing is chosen: it is what an unprobed run is read by, z at the level nearest to 0.2.
     """
     judged = {}
     for per_class in bench.config.shots:
@@ -100,7 +100,12 @@ def propagation(bench: Bench) -> dict[str, Judged]:
 
 def semi_supervised(bench: Bench) -> dict[str, Judged]:
     """`semi_N` and `scratch_N`: the network fine-tuned on N labels a class, from its pretrained parameters and from
-    fresh ones, over `config.semi_draws` draws. The rate is the middle one of the recipe's: few labels choose none."""
+    fresh ones, over `config.semi_draws` draws.
+
+    No rate is chosen: it is the middle one of the recipe's. Feature and t are those that the shots choose among the
+    pretrained network's frozen features, for the fresh one too: `scratch` is not at its own best layer. The noise at
+    test is one draw. Pretraining saw the other images without labels; no pseudo-labels or consistency are used.
+    """
     judged, recipe = {}, recipe_for("finetune", bench)
     rate = sorted(recipe.learning_rates)[len(recipe.learning_rates) // 2]
     starts = {"semi": bench.run.params, "scratch": fresh_params(bench)}
@@ -123,10 +128,13 @@ def semi_supervised(bench: Bench) -> dict[str, Judged]:
 def _judged(
     name: str, settings: dict, chosen: heads.Selection, keys: list[Key], bench: Bench, predictions: list[Predicted]
 ) -> Judged:
-    """`selected` is what most draws chose; its validation accuracy that of left-out shots, the mean of all draws."""
+    """`selected` is what most draws chose. Its validation accuracy is that of left-out shots, the mean over draws of
+    the highest of all features and strengths: what it was chosen by, and so higher than unseen images give."""
     (key, strength), _ = Counter(zip(chosen.key.tolist(), chosen.strength.tolist(), strict=True)).most_common(1)[0]
     left_out: Float[np.ndarray, " draw"] = chosen.chosen_by
     accuracy = None if np.isnan(left_out).any() else float(left_out.mean())
     entry = Entry(name, keys[key].name, keys[key].t, bench.config.strengths[strength], accuracy)
-    by = "leaving out one of the shots" if accuracy is not None else "RankMe: of one label a class none can be left out"
+    by = "leaving out one of the shots; the held-out accuracy is the highest of all tried, so it flatters"
+    if accuracy is None:
+        by = "nobody: of one label a class none can be left out, so it is the default of a run that was not probed"
     return Judged({"feature chosen by": by} | settings, "strength", [], entry, predictions)
