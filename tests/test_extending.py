@@ -61,7 +61,7 @@ def test_a_method_from_outside_is_trained_probed_and_compared(toy):
     assert lines and all({"loss", "accuracy", "mfu"} <= line.keys() for line in lines)
     assert lines[0]["loss"] < 3  # log 4 of a classifier that knows nothing is 1.39
     results = json.loads((run / "probe" / "linear" / "results.json").read_text())
-    assert {point["feature"] for point in results["profile"]} == {"z", "encoder_1"}
+    assert {point["feature"] for point in results["profile"]} == {"z", "encoder_1", "encoder_1_2x2"}
     assert "toy_rotation" in told["ddm_embed.compare"].stdout
     assert "rotation" in arms.ARMS
 

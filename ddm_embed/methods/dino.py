@@ -20,7 +20,7 @@ Cosines = Float[Array, "batch class"]
 
 FIELDS = views.FIELDS | {
     "objective.temperature": views.TEMPERATURE,
-    "objective.teacher_temperature": Field(0.04, "the same of dino's moving average", least=0.001, added=True),
+    "objective.teacher_temperature": Field(0.07, "the same of dino's moving average", least=0.001, added=True),
     "objective.prototypes": Field(256, "that dino assigns images to", least=2, added=True),
 }
 
@@ -77,7 +77,7 @@ def dino(c: ConfigDict) -> None:
     """
     c.objective.name = "dino"
     c.objective.hidden, c.objective.projection = 4 * c.embedding.dim, 256
-    c.objective.temperature = 0.1
+    c.objective.temperature, c.objective.teacher_temperature = 0.1, 0.04
     follow_slowly(c)
     see_views(c)
 
