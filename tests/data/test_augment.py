@@ -1,4 +1,5 @@
 import colorsys
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +51,10 @@ GRID = np.stack(np.meshgrid(np.linspace(0, 1, 24), np.linspace(0, 1, 16), indexi
 RAMPS = jnp.asarray(np.broadcast_to(np.round(255 * GRID), (512, 24, 16, 2)), jnp.uint8)
 
 
-def rectangles():
+def rectangles(monkeypatch, kind):
     """Views of images that say of each pixel where it is, and the shares of height and width shown; flipped: -width."""
-    show = jax.jit(lambda key: augment(key, RAMPS, "resized+flip", None))
+    monkeypatch.setattr(augment_module, "distort", lambda key, image: image)
+    show = jax.jit(lambda key: augment(key, RAMPS, kind, None))
     view = (np.asarray(show(jax.random.key(3))) + 1) / 2
     # From 14 rows and 9 columns within, which the border does not touch.
     height = (view[:, 18, 8, 0] - view[:, 4, 8, 0]) * 23 / 14
@@ -60,10 +62,12 @@ def rectangles():
     return view, height, width
 
 
-def test_a_resized_crop_is_a_rectangle_of_a_fifth_of_the_image_or_more():
-    view, height, width = rectangles()
+@pytest.mark.parametrize("kind, least", [("resized+flip", 0.2), ("simclr", 0.08)])
+def test_a_resized_crop_is_a_rectangle_of_a_share_of_the_image_or_more(kind, least, monkeypatch):
+    view, height, width = rectangles(monkeypatch, kind)
     area, aspect = height * np.abs(width), np.abs(width) / height
-    assert 0.19 < area.min() < 0.25 and 0.85 < area.max() < 1.02 and abs(area.mean() - 0.6) < 0.05
+    assert least - 0.01 < area.min() < least + 0.03 and 0.85 < area.max() < 1.02
+    assert abs(area.mean() - (1 + least) / 2) < 0.05
     assert 0.74 < aspect.min() < 0.8 and 1.25 < aspect.max() < 1.36
     assert 200 < np.sum(width < 0) < 312  # flipped
     assert view.min() > -1e-3 and view.max() < 1.001
@@ -104,6 +108,37 @@ def test_the_hue_is_turned_as_in_hsv():
         for pixel, turned in zip(image.reshape(-1, 3), found.reshape(-1, 3), strict=True):
             h, s, v = colorsys.rgb_to_hsv(*pixel)
             np.testing.assert_allclose(turned, colorsys.hsv_to_rgb((h + turn) % 1, s, v), atol=1e-5)
+
+
+def one_at_a_time(image, order, factor, turn):
+    """Brightness, contrast, saturation and hue in this order, written out in NumPy."""
+    for what in order:
+        luma = image @ [0.299, 0.587, 0.114]
+        if what == 3:
+            hsv = [colorsys.rgb_to_hsv(*pixel) for pixel in image.reshape(-1, 3)]
+            image = np.reshape([colorsys.hsv_to_rgb((h + turn) % 1, s, v) for h, s, v in hsv], image.shape)
+        else:
+            toward = (0.0, luma.mean(), luma[..., None])[what]
+            image = np.clip(toward + factor[what] * (image - toward), 0, 1)
+    return image
+
+
+def test_colours_are_jittered_in_any_order():
+    rng, orders = np.random.default_rng(0), list(itertools.permutations(range(4)))
+    image = rng.random((24, 4, 3, 3))
+    factor, turn = rng.uniform(0.6, 1.4, (24, 3)), rng.uniform(-0.1, 0.1, 24)
+    found = jax.jit(augment_module.jitter)(image, np.argsort(orders, axis=1), factor, turn)
+    for view, *given in zip(found, image, orders, factor, turn, strict=True):
+        np.testing.assert_allclose(view, one_at_a_time(*given), atol=1e-5)
+
+
+def test_each_image_has_an_order_of_its_own(monkeypatch):
+    seen = []
+    monkeypatch.setattr(augment_module, "jitter", lambda image, *how: seen.append(how) or image)
+    augment_module.distort(jax.random.key(0), jnp.zeros((2400, 1, 1, 3)))
+    (place, _, _), *_ = seen
+    counts = np.unique(place, axis=0, return_counts=True)[1]
+    assert len(counts) == 24 and 60 < counts.min() and counts.max() < 140
 
 
 def test_colours_are_distorted_as_often_and_as_far_as_said():
