@@ -40,7 +40,8 @@ def augment(key: Key[Array, ""], image: Stored, kind: str, padding: int | None) 
       image: uint8, or float32 of sequences [batch, 1, length, channel].
       kind: one of `AUGMENTATIONS`; "crop" shifts by up to `padding` pixels over reflected borders, "flip" mirrors left
         and right with probability one half, "resized" shows a random rectangle of the image at full size, "simclr" is
-        "resized+flip" of smaller rectangles too, and then `distort`. For sequences there are "none" and "crop", which shifts in time.
+        "resized+flip" of smaller rectangles too, and then `distort`. For sequences there are "none" and "crop", which
+        shifts in time.
       padding: pixels; an eighth of the height (at least 1) if None, of a sequence's length.
     """
     batch, height, width = image.shape[:3]
