@@ -148,7 +148,8 @@ PROBE = {
     "seed": Field(0, "of the held-out split, the noise draws and what is random in heads", least=0, most=2**31 - 1),
     "pooling": Field(
         ("mean", "2x2"),
-        "how a layer's tokens are read by ridge, logistic and knn: their mean, and the means of the image's quarters",
+        "how a layer's tokens are read by ridge, logistic and knn: `mean`, and in addition any of `2x2`, the means of "
+        "the image's quarters, `max`, their mean and largest, and `levels`, the mean at several t side by side",
     ),
     "noise_draws": Field(5, "draws of the test images' noise over which the test accuracy is averaged", least=1),
     "averaged_draws": Field(

@@ -11,15 +11,20 @@ from ddm_embed.errors import UserError
 BASELINES = ("pixels", "pca", "random_relu")  # what heads read in place of a run's features
 LARGEST_CONFUSION = 100  # classes whose confusion is in results.json; that of more is in atlas.npz, sparse
 BASELINE_HEADS = ("ridge", "knn")  # the protocols whose heads read them
+JOINT = "@levels"  # how the names of features end that are read at several noise levels, side by side
 TRAJECTORY = "trajectory_"  # what the names of protocols that read several noise levels begin with
 
 
 class Point(TypedDict):
-    """A feature at a noise level under a protocol, at its best hyper-parameter, judged on held-out training images."""
+    """A feature at a noise level under a protocol, at its best hyper-parameter, judged on held-out training images.
+
+    levels: the noise levels of one that is read at several, side by side; its t is None, its name ends in `JOINT`.
+    """
 
     protocol: str
     feature: str
     t: float | None
+    levels: NotRequired[list[float]]
     hyper: NotRequired[float | None]
     validation_accuracy: float | None
 
@@ -29,6 +34,7 @@ class Chosen(TypedDict, total=False):
 
     feature: str | None
     t: float | None
+    levels: list[float]
     hyper: float | None
     validation_accuracy: float | None
 
@@ -149,6 +155,22 @@ def varied(protocol: Protocol) -> str:
 def main_protocol(results: Results) -> str | None:
     """The first protocol's name; None where none was run."""
     return next(iter(results.get("protocols") or {}), None)
+
+
+def at_levels(chosen: Chosen) -> str:
+    """At which noise level a feature was chosen, as `t=0.3`, or at how many; nothing of what knows none."""
+    if chosen.get("levels"):
+        return f"{len(chosen['levels'])} levels side by side"
+    return "" if chosen.get("t") is None else f"t={chosen['t']:g}"
+
+
+def of_one_level(results: Results) -> Chosen | None:
+    """What the main protocol chose, or the best of one noise level, where it chose several side by side."""
+    chosen, main = results.get("selected"), main_protocol(results)
+    if not chosen or not chosen.get("levels"):
+        return chosen
+    points = [p for p in results.get("profile") or [] if p["protocol"] == main and p["t"] is not None]
+    return max(points, key=lambda point: point["validation_accuracy"] or 0, default=None)
 
 
 def trajectory_readers(results: Results) -> dict[str, Protocol]:

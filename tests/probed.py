@@ -86,6 +86,15 @@ def make_results(name="digits_vdrl", seed=0, accuracy=0.87, dataset="fashion_mni
     }  # fmt: skip
 
 
+def joint_results(**options):
+    """Those of a probe whose main protocol chose z at three levels side by side."""
+    results = make_results(**options)
+    point = {"feature": "z@levels", "t": None, "levels": [0.0, 0.3, 0.9], "hyper": 0.1, "validation_accuracy": 0.97}
+    results["profile"].append({"protocol": "ridge"} | point)
+    results["selected"] = results["protocols"]["ridge"]["selected"] = point
+    return results
+
+
 def make_measures(rng):
     profile = [
         {"feature": feature, "t": t, "rankme": 60 - 6 * i - 40 * t + 20 * t * (1 - t),

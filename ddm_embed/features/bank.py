@@ -22,10 +22,11 @@ SHARE = 4  # of a device's memory, or of a CPU's, the most that features may tak
 
 
 class Key(NamedTuple):
-    """A feature's name and its noise level; None of features that know no noise, such as pixels."""
+    """A feature's name and its noise level; None of features that know no noise, such as pixels; several levels of
+    one that is read at all of them, side by side."""
 
     name: str
-    t: float | None
+    t: float | tuple[float, ...] | None
 
 
 Column = Float[Array, "time number dim"] | Float[np.ndarray, "time number dim"]
@@ -58,10 +59,12 @@ class Bank:
 
     def one(self, key: Key) -> Float[Array, "number dim"]:
         """One feature of all images."""
+        if isinstance(key.t, tuple):
+            return jnp.concatenate([self.one(Key(key.name, t)) for t in key.t], axis=1)
         return jnp.asarray(self.columns[key.name][self.times.index(key.t)][: self.number])
 
     def dim(self, key: Key) -> int:
-        return self.columns[key.name].shape[-1]
+        return self.columns[key.name].shape[-1] * (len(key.t) if isinstance(key.t, tuple) else 1)
 
     def stacks(
         self, keys: list[Key], mesh: Mesh, most_bytes: float

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from ddm_embed import config as config_lib
 from ddm_embed.models.build import Models, base_of
-from ddm_embed.results import Results
+from ddm_embed.results import Results, of_one_level
 from ddm_embed.runs.outcome import probes
 
 # Where nothing has chosen: z and the encoder are of most use at low to middle levels, on every dataset tried so far.
@@ -31,11 +31,13 @@ def choose(workdir: Path, models: Models, timeless: bool) -> tuple[Choice, tuple
     """
     levels = (0.0,) if timeless else tuple(config_lib.probe_default().times)
     for name, results in _probes(workdir):
-        chosen = results.get("selected") or {}
+        chosen = of_one_level(results) or {}
         if base_of(str(chosen.get("feature"))) in models.features and chosen.get("t") is not None:
             times = (results.get("protocol") or {}).get("times") or levels
             read = (0.0,) if timeless else tuple(float(t) for t in times)
             by = f"probe {name} of step {results.get('checkpoint_step')}"
+            if chosen is not results["selected"]:
+                by += f", of one level; it chose {results['selected']['feature']}"
             return Choice(chosen["feature"], float(chosen["t"]), by), read
     return Choice(usual_feature(models), 0.0 if timeless else USUAL, "nobody: the run has not been probed"), levels
 

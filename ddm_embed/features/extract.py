@@ -24,7 +24,6 @@ from ddm_embed.diffusion.prediction import Image
 from ddm_embed.diffusion.process import Process
 from ddm_embed.features.bank import Bank, Filling
 from ddm_embed.methods.method import Networks
-from ddm_embed.models.build import QUARTERS
 from ddm_embed.parallel import distributed
 from ddm_embed.parallel.mesh import BATCH_AXES
 
@@ -57,7 +56,8 @@ def make_features(networks: Networks, process: Process | None, clean: bool) -> F
 
     Names are `z`, `encoder_1` ... `encoder_L`, `denoiser_1` ... `denoiser_L`, counted from the input: a layer's tokens,
     averaged. With the ending `_2x2`, of layers whose tokens have places in two dimensions: averaged over each quarter
-    of the image, the four side by side, so that a feature tells where something is.
+    of the image, the four side by side, so that a feature tells where something is. With the ending `_max`: their
+    average and the largest of each entry, side by side.
 
     Args:
       networks: the run's networks. process: its forward process, None of a method without noise levels. clean: what the
@@ -210,11 +210,12 @@ def pooled(network: str, layers: Sequence[Float[Array, "batch token dim"]], shap
     features = {}
     for i, layer in enumerate(layers, 1):
         tokens = layer.astype(jnp.float32)
-        features[f"{network}_{i}"] = jnp.mean(tokens, axis=1)
+        features[f"{network}_{i}"] = mean = jnp.mean(tokens, axis=1)
+        features[f"{network}_{i}_max"] = jnp.concatenate([mean, jnp.max(tokens, axis=1)], axis=1)
         rows = round(math.sqrt(tokens.shape[1] * shape[1] / shape[2]))
         if rows > 1 and tokens.shape[1] % rows == 0 and tokens.shape[1] > rows:
             grid = tokens.reshape(tokens.shape[0], rows, -1, tokens.shape[2])
             halves = (half for band in jnp.array_split(grid, 2, axis=1) for half in jnp.array_split(band, 2, axis=2))
             quarters = [jnp.mean(quarter, axis=(1, 2)) for quarter in halves]
-            features[f"{network}_{i}{QUARTERS}"] = jnp.concatenate(quarters, axis=1)
+            features[f"{network}_{i}_2x2"] = jnp.concatenate(quarters, axis=1)
     return features

@@ -37,7 +37,7 @@ from ddm_embed.features.extract import (
 from ddm_embed.methods.build import make_models, make_networks, make_objective
 from ddm_embed.methods.method import Networks, Objective
 from ddm_embed.models import patches
-from ddm_embed.models.build import QUARTERS, Models
+from ddm_embed.models.build import POOLINGS, Models
 from ddm_embed.parallel.mesh import BATCH_AXES, make_mesh
 from ddm_embed.reproducible import reproducible
 from ddm_embed.runs import files
@@ -155,18 +155,18 @@ class Run:
         """The features that it offers."""
         return self.models.features
 
-    @cached_property
-    def pooled(self) -> list[str]:
-        """`names`, and those pooled by quarters of the image."""
+    def pooled(self, ways: Sequence[str] = POOLINGS) -> list[str]:
+        """`names`, and layers pooled in these ways, of `models.build.POOLINGS`; other ways are none of a layer."""
+        if not set(ways) & set(POOLINGS):  # to trace takes a while
+            return self.names
         image, t = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
         found = jax.eval_shape(self.features_of, self._params, image, image, t)
-        quarters = [f"{name}{QUARTERS}" for name in self.names]
-        return self.names + [name for name in quarters if name in found]
+        return self.names + [f"{name}_{way}" for way in ways for name in self.names if f"{name}_{way}" in found]
 
     def check_feature(self, feature: str) -> None:
         """Raises UserError unless the run has this feature."""
         if feature not in self.names:  # to trace takes a while
-            check_feature(feature, self.pooled)
+            check_feature(feature, self.pooled())
 
     def noiseless(self, feature: str) -> bool:
         """Whether a feature sees no noise."""

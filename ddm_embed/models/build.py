@@ -19,7 +19,7 @@ VARIANTS = {"Ti": (192, 12, 3), "S": (384, 12, 6), "B": (768, 12, 12), "L": (102
 # Each network's number is part of what a seed means: it is folded into the key of its initialisation.
 NUMBERS = {"denoiser": 0, "encoder": 1, "predictor": 2, "decoder": 3, "projector": 4, "classifier": 5}
 
-QUARTERS = "_2x2"  # how the names of features end that are pooled by quarters of the image
+POOLINGS = ("2x2", "max")  # how layers are pooled but by their mean: NAME_2x2 is by quarters of the image
 
 ENCODERS: dict[str, Architecture] = {}  # by the form of their names
 
@@ -47,7 +47,8 @@ def find_encoder(name: str) -> Architecture:
 
 def base_of(feature: str) -> str:
     """The feature's name without how it is pooled."""
-    return feature.removesuffix(QUARTERS)
+    name, _, way = feature.rpartition("_")
+    return name if way in POOLINGS else feature
 
 
 def parse_variant(variant: str) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from ddm_embed import config as config_lib
 from ddm_embed.data.splits import Fold
 from ddm_embed.data.types import Stored
 from ddm_embed.errors import UserError
@@ -32,19 +33,26 @@ Pixels = Stored  # of images; of sequences, their standardised values
 Predicted = Int[np.ndarray, " test"]
 
 STACK = 16  # the share of memory that one stack of features may take
+WIDEST = 2048  # entries of a feature at several levels: the time of ridge regression grows with their cube
 
 
 class Entry(NamedTuple):
     """One point of a profile: a feature at a noise level under a protocol, and how well it does on held-out images.
 
-    t is None for a baseline, which knows no noise; hyper is the best of the protocol's, None if it has none.
+    t is None for a baseline, which knows no noise, and several levels of a feature that is read at all of them, side by
+    side; hyper is the best of the protocol's, None if it has none.
     """
 
     protocol: str
     feature: str
-    t: float | None
+    t: float | tuple[float, ...] | None
     hyper: float | None
     validation_accuracy: float
+
+    @property
+    def joint(self) -> bool:
+        """Whether it is of several levels side by side."""
+        return isinstance(self.t, tuple)
 
 
 class Judged(NamedTuple):
@@ -87,6 +95,19 @@ class Bench:
         return self.bank.only(self.run.names)
 
     @property
+    def joint_keys(self) -> list[Key]:
+        """z and each layer's mean at several levels side by side, of what differs between levels, if that is asked for.
+
+        The levels are all that were read, or every second, third, ... where `WIDEST` entries do not hold them.
+        """
+        keys, times = [], self.bank.times
+        for name in self.run.names if "levels" in config_lib.names(self.config.pooling) else ():
+            most = WIDEST // self.bank.dim(Key(name, times[0]))
+            if min(most, len(times)) > 1 and not self.run.static(name):
+                keys.append(Key(name, times[:: -(-len(times) // most)]))
+        return keys
+
+    @property
     def mesh(self) -> Mesh:
         return self.run.mesh
 
@@ -96,19 +117,23 @@ class Bench:
 
     def train_features(self, key: Key) -> Float[Array, "number dim"]:
         """One feature of all training images, under draw 0 of their noise."""
-        if len(self.choosing) == len(self.images) and key in self.bank.keys:
+        if len(self.choosing) == len(self.images) and key.name in self.bank.columns:
             return self.bank.one(key)
-        return self.read(self.images, (key.t,), 0, [key.name]).one(key)
+        return self.read(self.images, _levels(key), 0, [key.name]).one(key)
 
     def test_features(self, key: Key) -> list[Float[Array, "test dim"]]:
         """One feature of the test images under each draw of their noise; one draw where the feature sees none."""
         draws = 1 if self.run.noiseless(key.name) else self.config.noise_draws
         # Draw 0 is the training images' own.
-        return [self.read(self.test_images, (key.t,), draw, [key.name]).one(key) for draw in range(1, draws + 1)]
+        return [self.read(self.test_images, _levels(key), draw, [key.name]).one(key) for draw in range(1, draws + 1)]
 
     def every_draw(self, predictions: list[Predicted]) -> list[Predicted]:
         """As many predictions as there are draws, the same where noise is not seen."""
         return predictions * self.config.noise_draws if len(predictions) == 1 else predictions
+
+
+def _levels(key: Key) -> tuple[float, ...]:
+    return key.t if isinstance(key.t, tuple) else (key.t,)
 
 
 def reading_of(config: ConfigDict) -> Reading:
@@ -171,11 +196,11 @@ class Head:
 def judge(head: Head, bench: Bench) -> Judged:
     """Every feature under the head; the best, fitted on all training images, on the test images."""
     begin = time.perf_counter()
-    bank = bench.bank if head.pooled else bench.means
-    profile = sweep(head, bank, bank.keys, bench.fold, bench.mesh, bench.config.seed)
+    bank, joint = (bench.bank, bench.joint_keys) if head.pooled else (bench.means, [])
+    profile = sweep(head, bank, bank.keys + joint, bench.fold, bench.mesh, bench.config.seed)
     selected = best(profile)
     logger.info(
-        "%s: %d heads in %.1f s; best of held-out %.4f (%s, t=%g)", head.name, len(profile) * len(head.hypers),
+        "%s: %d heads in %.1f s; best of held-out %.4f (%s, t=%s)", head.name, len(profile) * len(head.hypers),
         time.perf_counter() - begin, selected.validation_accuracy, selected.feature, selected.t,
     )  # fmt: skip
     predictions, encoder = finish(head, selected, bench), None
@@ -190,11 +215,10 @@ def finish(head: Head, chosen: Entry, bench: Bench) -> list[Predicted]:
     """The classes of the test images by the head fitted on all training images, one array a draw."""
     key = Key(chosen.feature, chosen.t)
     train, labels = bench.train_features(key), jnp.asarray(bench.labels)
-    predictions, hyper = [], head.carried(chosen.hyper, len(bench.fold.fit), len(train))
-    for test in bench.test_features(key):
-        predictions.append(predict(head, hyper, train, labels, test, bench.classes, bench.config.seed))
-        distributed.progress()
-    return bench.every_draw(predictions)
+    tests, hyper = bench.test_features(key), head.carried(chosen.hyper, len(bench.fold.fit), len(train))
+    found = predict(head, hyper, train, labels, jnp.concatenate(tests), bench.classes, bench.config.seed)
+    distributed.progress()
+    return bench.every_draw(np.split(found, len(tests)))
 
 
 def sweep(head: Head, bank: Bank, keys: list[Key], fold: Fold, mesh: Mesh, seed: int) -> list[Entry]:

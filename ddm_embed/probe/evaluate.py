@@ -27,6 +27,7 @@ from ddm_embed.probe.protocols import HEADS, PROTOCOLS, check
 from ddm_embed.reproducible import reproducible
 from ddm_embed.results import (
     BASELINE_HEADS,
+    JOINT,
     LARGEST_CONFUSION,
     Results,
     baseline_key,
@@ -34,6 +35,7 @@ from ddm_embed.results import (
     figures,
     labelled,
     main_protocol,
+    of_one_level,
 )
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.runs.provenance import manifest
@@ -98,7 +100,7 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     begin = time.perf_counter()
     times = (0.0,) if trained.timeless else tuple(config.times)
     logger.info("step %d: features of %d images at %d levels", trained.step, len(choosing), len(times))
-    names = trained.names if tuple(config_lib.names(config.pooling)) == ("mean",) else trained.pooled
+    names = trained.pooled(config_lib.names(config.pooling))
     bank = trained.read(images[choosing], times, 0, names, reading_of(config))
     timing = {"features_s": time.perf_counter() - begin, "features_gib": bank.nbytes / GIB}
     timing["kept"] = "memory" if bank.folder is None else "disk"
@@ -141,7 +143,7 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
             results["warnings"].append(f"z has collapsed: its RankMe is {max(ranks):.2f} at most, at every noise level")
         if "profile" in results:
             results["measures"]["memorisation"] = memorised(results)
-        chosen = results.get("selected")
+        chosen = of_one_level(results)
         key = Key(chosen["feature"], chosen["t"]) if chosen and chosen["t"] in bank.times else bank.keys[0]
         atlas |= make_atlas(
             bank, images[choosing], None if labels is None else labels[choosing], key, rows, config.seed
@@ -243,7 +245,9 @@ def summary(
         "noise_draws": config.noise_draws,
         "averaged_draws": config.averaged_draws,
     }
-    profile = [entry._asdict() for j in judged.values() for entry in j.profile]
+    if tuple(config_lib.names(config.pooling)) != config_lib.probe_default().pooling:
+        definition["pooling"] = config_lib.names(config.pooling)  # a choice among others is another measurement
+    profile = [{"protocol": entry.protocol} | point(entry) for j in judged.values() for entry in j.profile]
     compared = {name: (scores.accuracy[name][0], point(j.selected)) for name, j in baselines.items()}
     confusion = None
     if bench.classes <= LARGEST_CONFUSION:
@@ -257,7 +261,7 @@ def memorised(results: Results) -> dict[str, Any]:
     """Whether the chosen feature's profile falls steadily from the lowest t, as when a model memorises, or as on an
     easy task: a hint. If it does, a note is added to the results' warnings.
     """
-    main, feature = main_protocol(results), results["selected"]["feature"]
+    main, feature = main_protocol(results), (of_one_level(results) or results["selected"])["feature"]
     points = [
         (e["t"], e["validation_accuracy"])
         for e in results["profile"]
@@ -274,7 +278,9 @@ def memorised(results: Results) -> dict[str, Any]:
 
 
 def point(entry: Entry) -> dict[str, Any]:
-    return {name: value for name, value in entry._asdict().items() if name != "protocol"}
+    """An entry as results.json has it, but for its protocol."""
+    found = {name: value for name, value in entry._asdict().items() if name != "protocol"}
+    return found | {"feature": entry.feature + JOINT, "t": None, "levels": list(entry.t)} if entry.joint else found
 
 
 def names_of(source: Source, class_ids: Int[np.ndarray, " class"] | None) -> list[str] | None:

@@ -21,6 +21,8 @@ SHADES = {
     "denoiser": (((232, 140, 50), (150, 45, 0)), ((186, 98, 40), (255, 200, 140))),
     "encoder_2x2": (((90, 180, 120), (0, 90, 50)), ((50, 140, 80), (170, 240, 190))),
     "denoiser_2x2": (((170, 130, 210), (90, 30, 140)), ((130, 90, 180), (220, 190, 250))),
+    "encoder_max": (((80, 180, 180), (0, 95, 95)), ((50, 140, 140), (160, 235, 235))),
+    "denoiser_max": (((220, 120, 150), (140, 20, 60)), ((170, 80, 110), (255, 180, 200))),
 }
 # Ten classes: Okabe and Ito 2008 and, for the last three, Tol's muted scheme, which keep apart from them.
 CLASSES = (
@@ -49,7 +51,7 @@ class Line(NamedTuple):
 
 def styles(features: Iterable[str]) -> dict[str, Style]:
     """z in the colour of text, the encoder's layers in blue, the denoiser's in orange, dashed; of what is pooled by
-    quarters in green and violet; deeper is stronger."""
+    quarters in green and violet, with the largest entries in teal and rose; deeper is stronger."""
     places = {name: layer_of(name) for name in features}
     found = {}
     for name, place in places.items():
@@ -69,7 +71,7 @@ def styles(features: Iterable[str]) -> dict[str, Style]:
 
 def layer_of(feature: str) -> tuple[str, int] | None:
     """The group of a layer's feature, such as encoder or encoder_2x2, and the layer's number; None of z."""
-    found = re.fullmatch(r"([a-z]+)_(\d+)(_2x2)?", feature)
+    found = re.fullmatch(r"([a-z]+)_(\d+)(_2x2|_max)?", feature)
     return found and (found[1] + (found[3] or ""), int(found[2]))
 
 

@@ -11,7 +11,7 @@ from ddm_embed.probe.evaluate import Evaluation
 from ddm_embed.report import charts, document, tables
 from ddm_embed.report.sections import SECTIONS, Given
 from ddm_embed.report.tables import percent, raw, value
-from ddm_embed.results import BASELINES, Results, baseline_key, baseline_of, main_protocol, varied
+from ddm_embed.results import BASELINES, Results, at_levels, baseline_key, baseline_of, main_protocol, varied
 from ddm_embed.runs.outcome import ProbeFolder
 
 TITLES = {"ridge": "ridge (linear probe)", "knn": "{neighbours} nearest neighbours", "logistic": "logistic regression"}
@@ -57,7 +57,7 @@ def table(results: Results) -> str:
     lines.append(f"{'test images':<26}{'accuracy':>12}{'+-':>9}  over    chosen")
     for name, protocol in results["protocols"].items():
         chosen = protocol["selected"]
-        where = chosen["feature"] + ("" if chosen["t"] is None else f", t={chosen['t']:g}")
+        where = ", ".join(filter(None, (chosen["feature"], at_levels(chosen))))
         where += "" if chosen["hyper"] is None else f", {protocol['hyper']}={chosen['hyper']:g}"
         spread = protocol["test_accuracy_std"]
         spread = f"{'-':>9}" if spread is None else f"{spread:9.4f}"
@@ -90,7 +90,7 @@ def last_line(results: Results) -> str:
     if "protocols" not in results:
         return "not probed with labels: " + results["warnings"][0]
     chosen = results["selected"]
-    where = f"feature={chosen['feature']}" + ("" if chosen["t"] is None else f", t={chosen['t']:g}")
+    where = ", ".join(filter(None, (f"feature={chosen['feature']}", at_levels(chosen))))
     pixels = baseline_of(results, main_protocol(results))
     where += f"; {raw(results)} {pixels.accuracy:.4f}" if pixels else ""
     spread = results["test_accuracy_std"]
@@ -109,7 +109,7 @@ def draw_profile(results: Results, path: Path) -> None:
     figure = Figure(figsize=(1.6 + 4.7 * len(protocols), 4.6), layout="constrained")
     panels = figure.subplots(1, len(protocols), squeeze=False)[0]
     for axes, name in zip(panels, protocols, strict=True):
-        entries = [entry for entry in results["profile"] if entry["protocol"] == name]
+        entries = [entry for entry in results["profile"] if entry["protocol"] == name and entry["t"] is not None]
         for feature, style in _styles([entry["feature"] for entry in entries]).items():
             points = [(e["t"], e["validation_accuracy"]) for e in entries if e["feature"] == feature]
             axes.plot(*zip(*points, strict=True), label=feature, marker="." if len(points) == 1 else None, **style)
@@ -117,10 +117,11 @@ def draw_profile(results: Results, path: Path) -> None:
         if baseline:
             axes.axhline(baseline.selected["validation_accuracy"], color="0.4", linestyle=":", label=raw(results))
         chosen = results["protocols"][name]["selected"]
-        axes.plot(
-            chosen["t"], chosen["validation_accuracy"], "o", markersize=11, markerfacecolor="none", color="black",
-            label="chosen",
-        )  # fmt: skip
+        if chosen["t"] is not None:  # several levels side by side have no place on the axis
+            axes.plot(
+                chosen["t"], chosen["validation_accuracy"], "o", markersize=11, markerfacecolor="none", color="black",
+                label="chosen",
+            )  # fmt: skip
         axes.set_title(TITLES.get(name, name).format(**results["protocols"][name]["settings"]), fontsize=11)
         axes.set_xlabel("noise level t  (0: the clean image, 1: noise)")
         axes.grid(alpha=0.3)
@@ -135,10 +136,12 @@ def draw_profile(results: Results, path: Path) -> None:
 
 
 def _styles(features: list[str]) -> dict[str, dict[str, Any]]:
-    """z black; encoder layers blue, denoiser blocks orange, by quarters green and violet; deeper is darker."""
+    """z black; encoder layers blue, denoiser blocks orange, by quarters green and violet, with the largest entries
+    grey and red; deeper is darker."""
     from matplotlib import colormaps
 
     colours = {"encoder": "Blues", "denoiser": "Oranges", "encoder_2x2": "Greens", "denoiser_2x2": "Purples"}
+    colours |= {"encoder_max": "Greys", "denoiser_max": "Reds"}
     places = {name: charts.layer_of(name) for name in features}
     styles = {}
     for name, place in places.items():
@@ -189,7 +192,7 @@ def headline(results: Results) -> str:
             told_of.append(f"&plusmn; {100 * results['test_accuracy_std']:.2f} over {draws} draws of the {over}")
         cards.append(("Test accuracy", percent(results["test_accuracy"]), ", ".join(filter(None, told_of))))
     if chosen:
-        t = "no noise level" if chosen.get("t") is None else f"t = {chosen['t']:g}"
+        t = at_levels(chosen) or "no noise level"
         settled = f", {_hyper(results)} {value(chosen['hyper'])}" if chosen.get("hyper") is not None else ""
         cards.append(("Chosen", escape(chosen["feature"]), f"{t}{settled}, on held-out training images"))
     pixels = baseline_of(results, main_protocol(results))

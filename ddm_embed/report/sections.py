@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 
 from ddm_embed.probe.atlas import Atlas
 from ddm_embed.report import charts, document, tables
-from ddm_embed.results import Results, baseline_of
+from ddm_embed.results import Point, Results, baseline_of
 
 MEASURES = {
     "rankme": "RankMe (effective rank)",
@@ -102,11 +102,17 @@ def profile(given: Given) -> str:
         mark = None if chosen.get("t") is None else (chosen["t"], chosen["validation_accuracy"])
         drawn = _lines(own, "validation_accuracy", styles)
         levels = {} if pixels is None else {raw: pixels}
+        joint = max((p for p in points if p["protocol"] == name and p.get("levels")), key=_held_out, default=None)
+        levels |= {} if joint is None else {joint["feature"]: _held_out(joint)}
         if drawn:
             chart = charts.lines(drawn, "held-out accuracy", True, levels, mark)
             panels[name] = chart + _numbers(drawn, f"{name}: held-out accuracy in %", 100, 2)
-    shown = [name for name in styles if any(p["feature"] == name for p in points)]
+    shown = [name for name in styles if any(p["feature"] == name and p["t"] is not None for p in points)]
     return charts.legend({n: styles[n] for n in shown}) + document.tabs("protocol", panels) if panels else ""
+
+
+def _held_out(point: Point) -> float:
+    return point["validation_accuracy"] or 0
 
 
 def _lines(points: list[dict], field: str, styles: dict[str, charts.Style]) -> list[charts.Line]:

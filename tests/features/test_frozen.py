@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import tiny_config
+from probed import joint_results, write_run
 from sklearn.datasets import load_digits
 from speed_transform import measure
 
@@ -75,7 +76,7 @@ def test_an_embedding_depends_on_the_image_alone(frozen, feature):
     np.testing.assert_allclose(whole, alone, atol=1e-6)
 
 
-def test_a_layer_is_read_as_a_mean_or_by_quarters_of_the_image(frozen):
+def test_a_layer_is_read_as_a_mean_by_quarters_of_the_image_or_with_its_largest(frozen):
     quarters, mean = (frozen.embed(IMAGES[:3], [0.3], name) for name in ("encoder_1_2x2", "encoder_1"))
     assert quarters.shape[2] == 4 * mean.shape[2]
     np.testing.assert_allclose(quarters.reshape(3, 1, 4, -1).mean(axis=2), mean, atol=1e-6)  # there are 2x2 tokens
@@ -84,7 +85,13 @@ def test_a_layer_is_read_as_a_mean_or_by_quarters_of_the_image(frozen):
     grid = tokens.reshape(2, 3, 4, 5)
     parts = [grid[:, :2, :2], grid[:, :2, 2:], grid[:, 2:, :2], grid[:, 2:, 2:]]
     np.testing.assert_allclose(found, np.stack([part.mean(axis=(1, 2)) for part in parts], axis=1), atol=1e-6)
-    assert list(pooled("encoder", [tokens], (2, 1, 96, 1))) == ["encoder_1"]  # of a sequence
+    sequence = pooled("encoder", [tokens], (2, 1, 96, 1))
+    assert list(sequence) == ["encoder_1", "encoder_1_max"]
+    beside = np.concatenate([tokens.mean(axis=1), tokens.max(axis=1)], axis=1)
+    np.testing.assert_allclose(sequence["encoder_1_max"], beside, atol=1e-6)
+    assert frozen.width("encoder_1_max") == 2 * mean.shape[2]
+    found = [frozen.pooled(ways) for ways in (["mean", "levels"], ["mean", "max"])]
+    assert found == [frozen.names, [*frozen.names, "encoder_1_max", "denoiser_1_max", "denoiser_2_max"]]
 
 
 def test_a_pickled_encoder_embeds_alike(tiny_run):
@@ -121,6 +128,15 @@ def test_the_probes_choice_is_taken_and_without_one_z(tiny_run, frozen, tmp_path
     assert choice[:2] == ("denoiser_1", 0.5) and levels == (0.0, 0.5) and "probe newer" in choice.by
     probe("linear", "z", 0.0, "2026-01-01")  # the default's name comes first
     assert choose(tmp_path, frozen.models, False)[0][:2] == ("z", 0.0)
+
+
+def test_of_a_choice_of_several_levels_the_best_single_one_is_taken_and_said(frozen, tmp_path):
+    write_run(tmp_path, joint_results(), predictions=False)
+    choice, _ = choose(tmp_path, frozen.models, False)
+    points = [p for p in joint_results()["profile"] if p["protocol"] == "ridge" and p["t"] is not None]
+    best = max(points, key=lambda point: point["validation_accuracy"])
+    assert choice[:2] == (best["feature"], best["t"]) != ("z@levels", None)
+    assert choice.by == "probe linear of step 2000, of one level; it chose z@levels"
 
 
 def test_what_it_cannot_embed_is_refused(frozen):

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,9 @@ from ddm_embed.methods.build import make_models, make_networks
 from ddm_embed.methods.diffusion import make_process
 from ddm_embed.parallel.mesh import make_mesh
 from ddm_embed.probe import evaluate as protocol
-from ddm_embed.probe.bench import sweep
+from ddm_embed.probe.bench import WIDEST, Bench, judge, sweep
 from ddm_embed.probe.pixels import pixel_features
-from ddm_embed.probe.protocols import HEADS
+from ddm_embed.probe.protocols import HEADS, check
 from ddm_embed.report.page import publish
 from ddm_embed.results import read
 from ddm_embed.runs import directory
@@ -96,6 +97,68 @@ def test_every_feature_is_probed_at_every_noise_level_by_every_head(results):
     features = ("z", *layers, *(f"{layer}_2x2" for layer in layers))
     assert points == {(f, t, h) for f in features for t in (0.0, 0.3) for h in ("ridge", "knn")}
     assert len(points) == len(results["profile"])
+
+
+def several_levels(probe, dim=3, static=()):
+    """A bench of four classes: at t=0 the feature z tells one bit of the class, at t=0.5 the other; t=1 tells nothing.
+    Four noise levels, of which 0.7 is that of t=1."""
+    rng, number, times = np.random.default_rng(0), 240, (0.0, 0.5, 0.7, 1.0)
+    labels = np.arange(number) % 4
+    bits = np.stack([labels // 2, labels % 2, 0 * labels, 0 * labels])[..., None] * 2 - 1
+    z = (bits + 0.1 * rng.normal(size=(4, number, dim))).astype(np.float32)
+
+    def read(images, levels, draw, names, reading):
+        rows = [times.index(t) for t in levels]
+        return Bank({name: jnp.asarray(z[rows][:, images[:, 0, 0, 0]]) for name in names}, levels, len(images))
+
+    run = SimpleNamespace(
+        names=["z", "encoder_1"], mesh=make_mesh(1, 1), read=read, noiseless=lambda name: True,
+        static=lambda name: name in static,
+    )  # fmt: skip
+    images = np.arange(number, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    config = probe.copy_and_resolve_references()
+    config.pooling, config.noise_draws = ("mean", "levels"), 2
+    fold = splits.split_fold(labels[:160], 4, 0.2, 0)
+    bank = read(images[:160], times, 0, run.names, None)
+    return Bench(config, run, images[:160], labels[:160], 4, images[160:], np.arange(160), fold, bank), z
+
+
+def test_levels_side_by_side_are_chosen_where_no_single_one_tells_as_much(probe):
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    bench, z = several_levels(probe, static=["encoder_1"])
+    found = judge(HEADS["ridge"](bench.config), bench)
+    joint = [entry for entry in found.profile if entry.joint]
+    assert len(found.profile) == 2 * 4 + 1 and joint == [found.selected]  # encoder_1 is the same at every t
+    assert found.selected.validation_accuracy == 1 > 0.7 > max(e.validation_accuracy for e in found.profile[:8])
+    rows = np.concatenate(z, axis=1)
+    scaler = StandardScaler().fit(rows[:160])
+    strength = found.selected.hyper * len(bench.fold.fit)
+    reference = Ridge(alpha=strength).fit(scaler.transform(rows[:160]), np.eye(4)[bench.labels])
+    expected = reference.predict(scaler.transform(rows[160:])).argmax(1)
+    assert [p.tolist() for p in found.predictions] == 2 * [expected.tolist()]
+    written = {"feature": "z@levels", "t": None, "levels": [0.0, 0.5, 0.7, 1.0]}
+    assert protocol.point(found.selected).items() >= written.items()
+    assert protocol.point(found.profile[0]) == {  # of one level it is what it always was
+        "feature": "z", "t": 0.0, "hyper": found.profile[0].hyper,
+        "validation_accuracy": found.profile[0].validation_accuracy,
+    }  # fmt: skip
+
+
+def test_several_levels_are_thinned_out_to_a_width_and_left_out_where_one_is_left(probe):
+    bench, _ = several_levels(probe, WIDEST // 3)
+    assert [key.t for key in bench.joint_keys] == 2 * [(0.0, 0.7)] and bench.bank.dim(bench.joint_keys[0]) <= WIDEST
+    assert several_levels(probe, WIDEST // 2 + 1)[0].joint_keys == []
+    assert HEADS["ridge"](probe).pooled and dataclasses.replace(bench, config=probe).joint_keys == []
+
+
+@pytest.mark.parametrize("pooling", [("2x2",), ("mean", "median"), ("mean", "max", "max"), ()])
+def test_another_pooling_is_refused_with_what_there_is(probe, pooling):
+    probe = probe.copy_and_resolve_references()
+    probe.pooling = pooling
+    with pytest.raises(UserError, match=r"config.pooling=.*: expected mean, and after it any of 2x2, max, levels"):
+        check(probe)
 
 
 def test_what_is_chosen_is_the_best_on_held_out_images(results):

@@ -10,14 +10,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from probed import FEATURES, NAMES, PROTOCOLS, TRAJECTORY, make_results, write_run
+from probed import FEATURES, NAMES, PROTOCOLS, TRAJECTORY, joint_results, make_results, write_run
 
 from ddm_embed.compare import report
 from ddm_embed.compare.runs import read_runs
 from ddm_embed.compare.table import compare
 from ddm_embed.probe import atlas as atlas_lib
 from ddm_embed.report import charts
-from ddm_embed.report.page import page, write_page
+from ddm_embed.report.page import draw_profile, last_line, page, table, write_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 VOID = {"meta", "img", "input", "br", "image"}
@@ -135,6 +135,20 @@ def test_names_are_escaped_everywhere(tmp_path):
     Balanced(text)
     assert "<script>alert" not in text and bad in " ".join(Balanced(text).text)
     assert len(re.findall("<script", text)) == 1
+
+
+def test_a_choice_of_several_levels_is_told_and_drawn_without_a_place_on_the_axis(tmp_path):
+    results = joint_results(protocols=["ridge"])
+    assert re.search(r"\(feature=z@levels, 3 levels side by side; pixels 0\.81", last_line(results))
+    lines = table(results).splitlines()
+    assert any(re.fullmatch(r"  z@levels +0\.9700 +", line) for line in lines)
+    assert any(line.endswith("z@levels, 3 levels side by side, strength=0.1") for line in lines)
+    draw_profile(results, tmp_path / "profile.png")
+    assert (tmp_path / "profile.png").read_bytes()[:4] == b"\x89PNG"
+    text = page(results, made_atlas(), {}, tmp_path)
+    Balanced(text)
+    assert "3 levels side by side, strength 0.1" in text and 'data-line="z@levels"' not in text
+    assert "z@levels</text>" in text  # a line across the chart, as the pixels' is
 
 
 def test_a_dataset_without_labels_still_has_measures_a_map_and_its_manifest(tmp_path):

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
 from ddm_embed.errors import UserError
+from ddm_embed.models.build import POOLINGS
 from ddm_embed.probe.bench import Bench, Head, Judged, judge
 from ddm_embed.probe.protocols import by_recipe, direct, few_labels, trajectory
 
@@ -62,8 +63,9 @@ def check(config: ConfigDict) -> None:
     if not names or any(name not in PROTOCOLS for name in names):
         raise UserError(f"config.protocols={','.join(names)}: use one or more of {', '.join(PROTOCOLS)}")
     pooling = config_lib.names(config.pooling)
-    if pooling not in (["mean"], ["mean", "2x2"]):
-        raise UserError(f"config.pooling={','.join(pooling)}: expected mean, or mean,2x2")
+    if pooling[:1] != ["mean"] or not set(pooling[1:]) <= {*POOLINGS, "levels"} or len(set(pooling)) < len(pooling):
+        known = ", ".join((*POOLINGS, "levels"))
+        raise UserError(f"config.pooling={','.join(pooling)}: expected mean, and after it any of {known}")
     for protocol in PROTOCOLS.values():
         protocol.check(config)
 

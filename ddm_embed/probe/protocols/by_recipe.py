@@ -90,7 +90,7 @@ def fine_tuned(bench: Bench) -> dict[str, Judged]:
     The rate is chosen on held-out training images. Its noise at test is one draw.
     """
     recipe, fold = recipe_for("finetune", bench), bench.fold
-    chosen = judge(direct.ridge(bench.config), bench).selected
+    chosen = best([entry for entry in judge(direct.ridge(bench.config), bench).profile if not entry.joint])
     at, held = bench.choosing[fold.fit], bench.choosing[fold.validation]
     predicted = finetune(recipe, training(bench, at), bench.images[held], chosen.feature, chosen.t)
     right = np.mean(predicted == bench.labels[held], axis=1)
