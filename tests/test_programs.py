@@ -270,23 +270,6 @@ def test_probing_what_is_no_run_ends_in_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_your_own_images_train_and_probe(tmp_path):
-    """A folder of a class each, of several sizes; two classes that colour tells apart."""
-    rng = np.random.default_rng(0)
-    for name, channel in (("red", 0), ("blue", 2)):
-        (tmp_path / "images" / name).mkdir(parents=True)
-        for i in range(30):
-            picture = rng.integers(0, 100, (rng.integers(10, 20), 12, 3), np.uint8)
-            picture[..., channel] += 100
-            Image.fromarray(picture).save(tmp_path / "images" / name / f"{i}.jpg")
-    config = tiny_config(**{"data.name": f"folder:{tmp_path}/images", "data.image_size": 8})
-    config.probe.after_training = True
-    process = run_program("ddm_embed.main", *flags_of(config), "--workdir", tmp_path / "run")
-    assert process.returncode == 0, process.stderr
-    assert float(LAST_LINE.fullmatch(process.stdout.splitlines()[-1]).group(1)) >= 0.9
-
-
-@pytest.mark.slow
 def test_images_without_labels_train_and_are_measured_without(tmp_path):
     np.save(tmp_path / "train_images.npy", np.random.default_rng(0).integers(0, 256, (9, 8, 8, 5), np.uint8))
     config = tiny_config(**{"data.name": f"arrays:{tmp_path}", "probe.after_training": True, "train.steps": 6})
