@@ -11,6 +11,7 @@ from ddm_embed.errors import UserError
 BASELINES = ("pixels", "pca", "random_relu")  # what heads read in place of a run's features
 LARGEST_CONFUSION = 100  # classes whose confusion is in results.json; that of more is in atlas.npz, sparse
 BASELINE_HEADS = ("ridge", "knn")  # the protocols whose heads read them
+COLLAPSED = "z has collapsed"  # what the warning of a run begins with whose codes are nearly one direction
 JOINT = "@levels"  # how the names of features end that are read at several noise levels, side by side
 TRAJECTORY = "trajectory_"  # what the names of protocols that read several noise levels begin with
 
@@ -97,12 +98,14 @@ class Results(TypedDict, total=False):
 
     The first of `protocols` is the main one, whose choice and accuracy stand at the top too. A baseline's key is given
     by `baseline_key`. predictions: the SHA-256 of predictions.npz, None without: it tells that both are of one probe.
+    train_flops: operations of the training up to the checkpoint, as MFU counts them.
     """
 
     dataset: str
     kind: str
     name: str
     checkpoint_step: int
+    train_flops: float
     seeds: Seeds | None
     classes: list[str] | None
     warnings: list[str] | None
@@ -150,6 +153,11 @@ def baseline_of(results: Results, protocol: str | None, baseline: str = "pixels"
 def varied(protocol: Protocol) -> str:
     """What the draws differ in that `test_accuracy_std` is the deviation over, with n - 1."""
     return "labels" if "draws" in (protocol.get("settings") or {}) else "noise"
+
+
+def has_collapsed(results: Results) -> bool:
+    """Whether the probe warns that the run's codes have collapsed."""
+    return any(line.startswith(COLLAPSED) for line in results.get("warnings") or [])
 
 
 def main_protocol(results: Results) -> str | None:

@@ -76,7 +76,8 @@ def make_results(name="digits_vdrl", seed=0, accuracy=0.87, dataset="fashion_mni
         "classes": len(classes), "noise_draws": 5, "parameters": "EMA", "times": TIMES,
     }  # fmt: skip
     return {
-        "dataset": dataset, "name": "linear", "checkpoint_step": step, "seeds": {"train": seed, "probe": 0},
+        "dataset": dataset, "name": "linear", "checkpoint_step": step, "train_flops": 1.5e9 * step,
+        "seeds": {"train": seed, "probe": 0},
         "classes": list(classes),
         **labelled(definition | changes, protocols, profile, baselines, confusion.tolist()),
         "measures": make_measures(rng),

@@ -15,6 +15,7 @@ from ddm_embed.compare.significance import LEVEL, Pair, Row, summary
 from ddm_embed.compare.table import Table
 from ddm_embed.drawing import png
 from ddm_embed.report import document
+from ddm_embed.results import Results
 from ddm_embed.runs.files import write_whole
 
 WIDTH = 120  # of a line of text
@@ -38,8 +39,9 @@ HEAD = (
 )
 NUMBER = (
     "dataset", "protocol", "row", "run", "probe", "train_seed", "probe_seed", "test_accuracy", "feature", "t", "hyper",
-    "checkpoint_step", "config_hash", "commit", "versions", "python", "device",
+    "checkpoint_step", "train_flops", "config_hash", "commit", "versions", "python", "device",
 )  # fmt: skip
+TRAINED = ("steps", "training FLOPs")
 A_NUMBER = re.compile(r"-?\d+(\.\d*)?(e[+-]?\d+)?")
 CELL = ("dataset", "row", "protocol", "mean", "standard_error", "n", "best", *NUMBER[3:], "definition")
 
@@ -79,7 +81,17 @@ def _columns(table: Table) -> list[list[str]]:
         stars = (" *" if (row.name, column.name) in table.best else "" for row in table.rows)
         shown = (cell(row, column.name) + star for row, star in zip(table.rows, stars, strict=True))
         columns.append([column.name, *shown])
-    return columns
+    return columns + [[name, *shown] for name, *shown in zip(TRAINED, *map(_trained, table.rows), strict=True)]
+
+
+def _trained(row: Row) -> list[str]:
+    """How long a row's runs were trained, under TRAINED; nothing for a baseline, nor FLOPs that were not written."""
+    one = row.results[0]
+    return ["", ""] if row.baseline else [str(one["checkpoint_step"]), _flops(one)]
+
+
+def _flops(results: Results) -> str:
+    return "" if results.get("train_flops") is None else f"{results['train_flops']:.4g}"
 
 
 def _in_blocks(columns: list[list[str]]) -> str:
@@ -102,7 +114,10 @@ def _against_best(table: Table) -> list[Pair]:
     if len(table.pairs) <= LISTED:
         return table.pairs
     main = table.columns[0].name
-    top = max((row for row in table.rows if main in row.cells), key=lambda row: summary(row.cells[main])[0]).name
+    top = max(
+        (row for row in table.rows if main in row.cells and not row.collapsed),
+        key=lambda row: summary(row.cells[main])[0],
+    ).name
     return [pair for pair in table.pairs if pair.column == main and top in (pair.first, pair.second)]
 
 
@@ -177,6 +192,7 @@ def manifest_cells(dataset: str, column: str, row: Row, measure: Measure) -> lis
         f"{measure.accuracy:.6f}",
         *("" if chosen.get(name) is None else str(chosen[name]) for name in ("feature", "t", "hyper")),
         str(results["checkpoint_step"]),
+        "" if row.baseline else _flops(results),
         manifest["config_hash"][:12],
         (manifest["commit"] or "unknown")[:10] + (" + changes" if manifest["dirty"] else ""),
         " ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
@@ -230,8 +246,9 @@ def in_short(table: Table) -> list[str]:
     rows = []
     for row in table.rows:
         cells = [(cell(row, c.name), (row.name, c.name) in table.best) for c in table.columns]
-        rows.append([row.name, *(f"**{shown}**" if bold else shown for shown, bold in cells)])
-    shown = markdown_table(["accuracy on test images", *(c.name for c in table.columns)], rows, bold=True)
+        rows.append([row.name, *(f"**{shown}**" if bold else shown for shown, bold in cells), *_trained(row)])
+    head = ["accuracy on test images", *(c.name for c in table.columns), *TRAINED]
+    shown = markdown_table(head, rows, bold=True)
     notes = (f"- {_plain(line)}" for line in remarks(table))
     return [f"## {_plain(table.dataset)}", shown, ERRORS, *_marks(table, "Bold"), *notes]
 
@@ -294,10 +311,9 @@ def _html_table(table: Table) -> str:
             )
             mark = "strong" if (row.name, column.name) in table.best else "span"
             shown.append(f'<{mark} title="{escape(title)}">{value}</{mark}>')
-        rows.append([escape(row.name), *shown])
-    content = document.table(
-        ["run", *(c.name for c in table.columns)], rows, f"Accuracy on {table.dataset}'s test images"
-    )
+        rows.append([escape(row.name), *shown, *_trained(row)])
+    head = ["run", *(c.name for c in table.columns), *TRAINED]
+    content = document.table(head, rows, f"Accuracy on {table.dataset}'s test images")
     warnings = "".join(f'<p class="warning">{escape(line)}</p>' for line in table.warnings)
     lines = [ERRORS, *_marks(table, "Bold"), *footnotes(table), *table.notes]
     notes = "".join(f"<li>{escape(line)}</li>" for line in lines)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from ddm_embed.compare.runs import Measure
+from ddm_embed.results import Results, has_collapsed
 
 Right = Bool[np.ndarray, " test"]
 LEVEL = 0.05
@@ -88,6 +89,17 @@ class Row(NamedTuple):
     name: str
     baseline: bool
     cells: Cells
+
+    @property
+    def results(self) -> list[Results]:
+        """What its runs' probes found."""
+        return [measure.result.results for cell in self.cells.values() for measure in cell]
+
+    @property
+    def collapsed(self) -> list[int]:
+        """The training seeds of its runs whose codes have collapsed: a row with one is not ranked."""
+        found = [] if self.baseline else self.results
+        return sorted({one["seeds"]["train"] for one in found if has_collapsed(one)})
 
 
 class Pair(NamedTuple):

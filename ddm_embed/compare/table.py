@@ -59,9 +59,15 @@ def _table(dataset: str, results: list[Result]) -> Table:
     configs = _config_rows(found, columns)
     baselines, differing = _baseline_rows(found, columns, {row.name for row in configs})
     rows, names = configs + baselines, [column.name for column in columns]
-    pairs, untested = pair_up(rows, names)
-    best, unmarked = find_best(rows, names, pairs)
-    return Table(dataset, columns, rows, pairs, best, differing + untested + unmarked, _warnings(rows))
+    ranked = [row for row in rows if not row.collapsed]
+    pairs, untested = pair_up(ranked, names)
+    best, unmarked = find_best(ranked, names, pairs)
+    unranked = [
+        f"{row.name} is not ranked or tested: its codes have collapsed (seed {', '.join(map(str, row.collapsed))})"
+        for row in rows
+        if row.collapsed
+    ]
+    return Table(dataset, columns, rows, pairs, best, unranked + differing + untested + unmarked, _warnings(rows))
 
 
 def _columns(found: list[Measure]) -> list[Column]:

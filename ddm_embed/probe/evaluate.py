@@ -12,10 +12,11 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from ddm_embed import config as config_lib
+from ddm_embed import methods
 from ddm_embed.data.splits import obstacle, sample, sample_positions, split_fold
 from ddm_embed.data.types import Source, Split, read_all
 from ddm_embed.errors import UserError
-from ddm_embed.features.bank import GIB, Key, bank_of
+from ddm_embed.features.bank import GIB, Bank, Key, bank_of
 from ddm_embed.features.run import open_run
 from ddm_embed.models.patches import is_sequence
 from ddm_embed.parallel import distributed
@@ -27,6 +28,7 @@ from ddm_embed.probe.protocols import HEADS, PROTOCOLS, check
 from ddm_embed.reproducible import reproducible
 from ddm_embed.results import (
     BASELINE_HEADS,
+    COLLAPSED,
     JOINT,
     LARGEST_CONFUSION,
     Results,
@@ -39,7 +41,8 @@ from ddm_embed.results import (
 )
 from ddm_embed.runs.directory import RunDirectory
 from ddm_embed.runs.provenance import manifest
-from ddm_embed.train.progress import collapsed_below
+from ddm_embed.train.metrics import train_flops
+from ddm_embed.train.progress import collapsed_below, rank
 from ddm_embed.validate import validate
 
 logger = logging.getLogger("ddm_embed")
@@ -105,11 +108,13 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     timing = {"features_s": time.perf_counter() - begin, "features_gib": bank.nbytes / GIB}
     timing["kept"] = "memory" if bank.folder is None else "disk"
     logger.info("%s, in %.0f s", describe_size(bank), timing["features_s"])
+    of_image = train_flops(trained.models.forward_flops(), methods.of(run).passes(run))
     results: Results = {
         "dataset": source.name,
         "kind": "sequences" if is_sequence(source.image_shape) else "images",
         "name": config.name,
         "checkpoint_step": trained.step,
+        "train_flops": float(of_image * run.train.batch_size * trained.step),
         "seeds": {"train": run.train.seed, "probe": config.seed},
         "classes": names_of(source, class_ids),
         "warnings": [] if reason is None else [f"no protocol was run: {reason}"],
@@ -133,14 +138,12 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
             atlas = {"confusion": scores.confusion}
         for name, draws in every.items():
             predictions |= {name: np.stack(draws), f"{name}/right": scores.right[name]}
+    rows = sample_positions(len(choosing), config.measure_images, config.seed)
+    results["warnings"] += collapse(bank, rows)
     if config.measures:
-        rows = sample_positions(len(choosing), config.measure_images, config.seed)
         at = choosing[rows]
         means, own = bank.only(trained.names), None if labels is None else labels[at]
         results["measures"] = measure(trained, reading_of(config), means, rows, images[at], own)
-        ranks = [one["rankme"] or 1.0 for one in results["measures"]["profile"] if one["feature"] == "z"]
-        if ranks and max(ranks) < collapsed_below(run.embedding.dim):
-            results["warnings"].append(f"z has collapsed: its RankMe is {max(ranks):.2f} at most, at every noise level")
         if "profile" in results:
             results["measures"]["memorisation"] = memorised(results)
         chosen = of_one_level(results)
@@ -275,6 +278,15 @@ def memorised(results: Results) -> dict[str, Any]:
         text += "memorises its images, and also where the task is easy: it is no test of memorisation"
         results["warnings"].append(text)
     return {"feature": feature} | found
+
+
+def collapse(bank: Bank, rows: Int[np.ndarray, " some"]) -> list[str]:
+    """A warning where z of these images is nearly one direction at every noise level."""
+    z = [bank.one(key)[rows] for key in bank.keys if key.name == "z"]
+    highest = max(map(rank, z), default=np.inf)
+    if highest >= collapsed_below(z[0].shape[1] if z else 1):
+        return []
+    return [f"{COLLAPSED}: its RankMe is {highest:.2f} at most, at every noise level"]
 
 
 def point(entry: Entry) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ddm_embed.features.bank import Bank
 from ddm_embed.features.extract import Reading
 from ddm_embed.features.run import Run
 from ddm_embed.parallel import distributed
+from ddm_embed.train import progress
 
 logger = logging.getLogger("ddm_embed")
 
@@ -133,27 +134,13 @@ def check_features(features: Float[Array, "*many number dim"], fewest: int = 2, 
 def rankme(x: Matrix, epsilon: float = 1e-7) -> Scalar:
     """The effective number of dimensions in use, between 1 and min(number, dim).
 
-    exp(-sum_k p_k log p_k) of p_k = sigma_k / sum_j sigma_j + epsilon, with the singular values sigma of x as it is,
-    not centred; epsilon is the paper's for float32. Compare it at the same number of images, many more than dims.
-
-    Source: Garrido et al. 2023, "RankMe", arXiv 2210.02885, eq. 1 and 2.
+    Compare it at the same number of images, many more than dims. For formula and source see `train.progress.rankme`.
 
     Raises:
       UserError: see `check_features`.
     """
     _check(x)
-    return _rankme(x, epsilon)
-
-
-@jax.jit
-def _rankme(x: Matrix, epsilon: float) -> Scalar:
-    # The triangular factor has the same singular values: d x d instead of n x d for the slow part. The covariance would
-    # too, but squares them, and float32 then loses the small ones, of which rank is made.
-    if x.shape[0] > x.shape[1]:
-        x = jnp.linalg.qr(x, mode="r")
-    sigma = jnp.linalg.svd(x, compute_uv=False)
-    p = sigma / jnp.sum(sigma) + epsilon
-    return jnp.exp(-jnp.sum(p * jnp.log(p)))
+    return progress.rankme(x, epsilon)
 
 
 def alignment(a: Matrix, b: Matrix, alpha: float = 2) -> Scalar:

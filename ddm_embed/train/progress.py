@@ -140,12 +140,31 @@ def check_finite(total: StepMetrics, checkpoints: Checkpoints) -> None:
 def spread(z: Float[np.ndarray, "number dim"]) -> dict[str, float]:
     """z_cosine, the mean cosine between the codes of two images, and z_rankme, how many directions they take up
     (Garrido et al. 2023, arXiv 2210.02885): 1 and 1 of codes that are all the same."""
-    z = z.astype(np.float64)
-    unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    unit = z.astype(np.float64)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     cosine = (np.sum(unit.sum(axis=0) ** 2) - np.sum(unit**2)) / (len(z) * (len(z) - 1))
-    sigma = np.linalg.svd(z, compute_uv=False)
-    p = sigma / max(np.sum(sigma), 1e-12) + 1e-7
-    return {"z_cosine": float(cosine), "z_rankme": float(np.exp(-np.sum(p * np.log(p))))}
+    return {"z_cosine": float(cosine), "z_rankme": rank(z)}
+
+
+@jax.jit
+def rankme(x: Float[Array, "number dim"], epsilon: float = 1e-7) -> Float[Array, ""]:
+    """exp(-sum_k p_k log p_k) of p_k = sigma_k / sum_j sigma_j + epsilon, with the singular values sigma of x as it is,
+    not centred; epsilon is the paper's for float32.
+
+    Source: Garrido et al. 2023, "RankMe", arXiv 2210.02885, eq. 1 and 2.
+    """
+    # The triangular factor has the same singular values: d x d instead of n x d for the slow part. The covariance would
+    # too, but squares them, and float32 then loses the small ones, of which rank is made.
+    if x.shape[0] > x.shape[1]:
+        x = jnp.linalg.qr(x, mode="r")
+    sigma = jnp.linalg.svd(x, compute_uv=False)
+    p = sigma / jnp.maximum(jnp.sum(sigma), 1e-12) + epsilon
+    return jnp.exp(-jnp.sum(p * jnp.log(p)))
+
+
+def rank(z: Float[Array, "number dim"] | Float[np.ndarray, "number dim"]) -> float:
+    """RankMe of any codes, be they all the same."""
+    return float(rankme(jnp.asarray(z, jnp.float32)))
 
 
 def collapsed_below(dim: int) -> float:

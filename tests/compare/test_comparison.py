@@ -206,6 +206,41 @@ def test_with_one_seed_nothing_is_best_whatever_the_images_say(tmp_path):
     assert table.best == set() and any("share fewer than two training seeds" in note for note in table.notes)
 
 
+@pytest.mark.parametrize("collapsed", [(0, 1, 2), (1,)])
+def test_a_row_with_a_collapsed_run_is_listed_and_never_ranked(tmp_path, collapsed):
+    made = [make_results(n, s, a, protocols=["ridge"]) for n, a in (("a", 0.9), ("b", 0.86)) for s in range(3)]
+    for results in (results for results in made[:3] if results["seeds"]["train"] in collapsed):
+        results["warnings"].append("z has collapsed: its RankMe is 1.10 at most, at every noise level")
+    found = tables(runs(tmp_path, *made))
+    assert [row.name for row in found[0].rows][:2] == ["a", "b"] and len(found[0].rows[0].cells["ridge"]) == 3
+    assert ("b", "ridge") in found[0].best and "a" not in {name for name, _ in found[0].best}
+    assert found[0].pairs and not any("a" in (pair.first, pair.second) for pair in found[0].pairs)
+    seeds = ", ".join(map(str, collapsed))
+    note = f"a is not ranked or tested: its codes have collapsed (seed {seeds})"
+    page = report.html(found, [], b"")
+    assert all(note in text for text in (report.text(found, []), page, report.markdown(found, []).replace("\\", "")))
+
+
+def test_a_table_whose_every_run_has_collapsed_ranks_baselines_alone(tmp_path):
+    results = make_results("a", protocols=["ridge", "knn"])
+    results["warnings"].append("z has collapsed: its RankMe is 1.10 at most, at every noise level")
+    (table,) = tables(runs(tmp_path, results))
+    assert {first for first, _ in table.best} <= {"pixels", "pca", "random_relu"} and "a  " in report.text([table], [])
+
+
+def test_steps_and_operations_of_training_stand_beside_the_accuracies(tmp_path):
+    older = make_results("older", checkpoint_step=500)
+    del older["train_flops"]
+    (table,) = tables(runs(tmp_path, make_results("a", checkpoint_step=1000), older))
+    (head, _, *lines) = report.in_short(table)[1].splitlines()
+    assert head.endswith("| steps | training FLOPs |")
+    ends = {line.split(" | ")[0].removeprefix("| "): line.split(" | ")[-2:] for line in lines}
+    assert ends["a"] == ["1000", "1.5e+12 |"] and ends["older"] == ["500", " |"] and ends["pixels"] == ["", " |"]
+    text = report.text([table], [])
+    assert re.search(r"training FLOPs\na .* 1000 +1\.5e\+12\n", text)
+    assert "1.5e+12</td>" in report.html([table], [], b"")
+
+
 def test_what_is_not_significantly_worse_is_marked_too(tmp_path):
     made = [set_accuracy(make_results(n, s, protocols=["ridge"]), "ridge", a + 0.0002 * (s == 1) * (n == "a"))
             for n, a in (("a", 0.9), ("b", 0.8999), ("c", 0.7)) for s in range(3)]  # fmt: skip
@@ -296,6 +331,8 @@ def test_csv_and_markdown_hold_every_number_with_its_manifest(tmp_path):
     assert line["train_seed"] == "0;1" and line["config_hash"] == made[0]["manifest"]["config_hash"][:12]
     assert line["commit"] == "7799bd761d" and line["device"] == "cpu x 1" and "jax 0.10.2" in line["versions"]
     assert json.loads(line["definition"])["training_images"] == 60000 and line["checkpoint_step"] == "2000"
+    assert line["train_flops"] == "3e+12"
+    assert next(one for one in lines if one["row"] == "pixels")["train_flops"] == ""  # nothing was trained
     alone = next(one for one in lines if one["row"] == "<i>*c*" and one["protocol"] == "ridge")
     assert alone["standard_error"] == "" and alone["commit"].endswith("+ changes")
 

@@ -24,9 +24,10 @@ from ddm_embed.probe.bench import WIDEST, Bench, judge, sweep
 from ddm_embed.probe.pixels import pixel_features
 from ddm_embed.probe.protocols import HEADS, check
 from ddm_embed.report.page import publish
-from ddm_embed.results import read
+from ddm_embed.results import has_collapsed, read
 from ddm_embed.runs import directory
 from ddm_embed.runs.checkpoint import restore_ema
+from ddm_embed.study.plan import flops_of_step
 from ddm_embed.train.loop import train
 
 
@@ -159,6 +160,24 @@ def test_another_pooling_is_refused_with_what_there_is(probe, pooling):
     probe.pooling = pooling
     with pytest.raises(UserError, match=r"config.pooling=.*: expected mean, and after it any of 2x2, max, levels"):
         check(probe)
+
+
+def test_the_operations_of_training_are_those_that_a_study_counts(results, tiny_run):
+    assert results["train_flops"] == flops_of_step(tiny_run[0], {}) * results["checkpoint_step"] > 1e8
+
+
+@pytest.mark.parametrize("entries", [2, 200])
+def test_a_collapse_is_warned_of_where_z_is_one_direction_at_every_level(entries):
+    rng, rows = np.random.default_rng(0), np.arange(50)
+    wide, one = rng.normal(size=(60, entries)), np.tile(rng.normal(size=entries), (60, 1))
+    narrow = one + 1e-4 * rng.normal(size=(60, entries))
+
+    def told(name, *levels):
+        return protocol.collapse(Bank({name: jnp.asarray(levels, jnp.float32)}, (0.0, 0.5), 60), rows)
+
+    assert told("z", wide, one) == told("z", narrow, wide) == told("encoder_1", one, one) == []
+    assert has_collapsed({"warnings": told("z", one, narrow)}) and has_collapsed({"warnings": told("z", one, one)})
+    assert not has_collapsed({"warnings": ["the accuracy of z falls"]}) and not has_collapsed({})
 
 
 def test_what_is_chosen_is_the_best_on_held_out_images(results):
