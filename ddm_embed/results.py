@@ -9,6 +9,7 @@ from ddm_embed import json_reader
 from ddm_embed.errors import UserError
 
 BASELINES = ("pixels", "pca", "random_relu")  # what heads read in place of a run's features
+STANDARDISED = "pixels_standardised"  # read as `pixels` by a head that tells held-out images better by them
 LARGEST_CONFUSION = 100  # classes whose confusion is in results.json; that of more is in atlas.npz, sparse
 BASELINE_HEADS = ("ridge", "knn")  # the protocols whose heads read them
 COLLAPSED = "z has collapsed"  # what the warning of a run begins with whose codes are nearly one direction

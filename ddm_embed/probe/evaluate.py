@@ -21,16 +21,18 @@ from ddm_embed.features.run import open_run
 from ddm_embed.models.patches import is_sequence
 from ddm_embed.parallel import distributed
 from ddm_embed.probe.atlas import Atlas, make_atlas
-from ddm_embed.probe.bench import Bench, Entry, Judged, Predicted, describe_size, predict, reading_of, sweep
+from ddm_embed.probe.bench import Bench, Entry, Judged, Predicted, best, describe_size, predict, reading_of, sweep
 from ddm_embed.probe.measures import measure, memorisation
 from ddm_embed.probe.pixels import pixel_features
 from ddm_embed.probe.protocols import HEADS, PROTOCOLS, check
 from ddm_embed.reproducible import reproducible
 from ddm_embed.results import (
     BASELINE_HEADS,
+    BASELINES,
     COLLAPSED,
     JOINT,
     LARGEST_CONFUSION,
+    STANDARDISED,
     Results,
     baseline_key,
     encoder_key,
@@ -182,15 +184,20 @@ def judge_all(bench: Bench) -> dict[str, Judged]:
 
 
 def judge_baselines(bench: Bench) -> dict[str, Judged]:
-    """Pixels and their principal components under `BASELINE_HEADS`, by `baseline_key`."""
+    """`BASELINES` under `BASELINE_HEADS`, by `baseline_key`.
+
+    A head that does not standardise by itself reads pixels both as they are and standardised; the better counts.
+    """
     logger.info("fitting the baselines")
     judged, config, fold = {}, bench.config, bench.fold
     labels = jnp.asarray(bench.labels)
     pixels = pixel_features(bench.images, bench.test_images, bench.choosing[fold.fit])
     for head in (HEADS[name](config) for name in BASELINE_HEADS):
-        for name, (train, test) in pixels.items():
-            bank = bank_of({name: train[bench.choosing]})
-            (entry,) = sweep(head, bank, [Key(name, None)], fold, bench.mesh, config.seed)
+        for name in BASELINES:
+            also = [STANDARDISED] if name == "pixels" and head.settings["features"] != "standardised" else []
+            bank = bank_of({one: pixels[one][0][bench.choosing] for one in (name, *also)})
+            entry = best(sweep(head, bank, bank.keys, fold, bench.mesh, config.seed))
+            train, test = pixels[entry.feature]
             hyper = head.carried(entry.hyper, len(fold.fit), len(train))
             predicted = predict(head, hyper, train, labels, test, bench.classes, config.seed)
             judged[baseline_key(name, head.name)] = Judged(head.settings, head.hyper, [entry], entry, [predicted])

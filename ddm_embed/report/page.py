@@ -11,7 +11,16 @@ from ddm_embed.probe.evaluate import Evaluation
 from ddm_embed.report import charts, document, tables
 from ddm_embed.report.sections import SECTIONS, Given
 from ddm_embed.report.tables import percent, raw, value
-from ddm_embed.results import BASELINES, Results, at_levels, baseline_key, baseline_of, main_protocol, varied
+from ddm_embed.results import (
+    BASELINES,
+    STANDARDISED,
+    Results,
+    at_levels,
+    baseline_key,
+    baseline_of,
+    main_protocol,
+    varied,
+)
 from ddm_embed.runs.outcome import ProbeFolder
 
 TITLES = {"ridge": "ridge (linear probe)", "knn": "{neighbours} nearest neighbours", "logistic": "logistic regression"}
@@ -63,7 +72,9 @@ def table(results: Results) -> str:
         spread = f"{'-':>9}" if spread is None else f"{spread:9.4f}"
         lines.append(f"  {name:<24}{protocol['test_accuracy']:12.4f}{spread}  {varied(protocol):<6}  {where}")
     for name, accuracy in results["baselines"].items():
-        lines.append(f"  {name.replace('pixels', raw(results)):<24}{accuracy:12.4f}")
+        chosen = (results["baseline_choices"].get(name) or {}).get("feature")
+        how = f"{'standardised':>29}" if chosen == STANDARDISED else ""
+        lines.append(f"  {name.replace('pixels', raw(results)):<24}{accuracy:12.4f}{how}")
     timing = results["timing"]
     lines.append(
         f"features: {timing['features_s']:.1f} s, {timing['features_gib']:.2f} GiB, kept in {timing['kept']}; "

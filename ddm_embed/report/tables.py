@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ddm_embed.report import document
-from ddm_embed.results import BASELINES, Results, baseline_of, trajectory_readers
+from ddm_embed.results import BASELINES, STANDARDISED, Baseline, Results, baseline_of, trajectory_readers
 
 LARGEST_TABLE = 40  # classes of a confusion matrix that is shown whole
 PAIRS = 12  # most confused pairs that are listed
@@ -36,6 +36,10 @@ def raw(results: Results) -> str:
     return "raw signal" if results.get("kind") == "sequences" else "pixels"
 
 
+def _as_read(baseline: Baseline | None) -> str:
+    return " <small>standardised</small>" if baseline and baseline.selected.get("feature") == STANDARDISED else ""
+
+
 def protocols(results: Results) -> str:
     """Test accuracy of every protocol, what it chose, and the same heads on pixels."""
     rows = []
@@ -50,7 +54,7 @@ def protocols(results: Results) -> str:
         rows.append([
             escape(name), f"{percent(accuracy)}{spread}{bar}", value(chosen.get("feature")), value(chosen.get("t")),
             hyper, percent(chosen.get("validation_accuracy")),
-            *(percent(one and one.accuracy) for one in compared),
+            *(percent(one and one.accuracy) + _as_read(one) for one in compared),
         ])  # fmt: skip
     if not rows:
         return ""

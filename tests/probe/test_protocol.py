@@ -219,6 +219,36 @@ def test_random_features_are_rectified_random_projections_of_standardised_pixels
     np.testing.assert_allclose(np.concatenate([train, test]), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(("telling", "noise", "read"), [(10, 200, "pixels_standardised"), (200, 10, "pixels")])
+def test_nearest_neighbours_read_pixels_as_they_are_or_standardised_as_held_out_images_say(
+    probe, monkeypatch, telling, noise, read
+):
+    """A pixel that tells the class, dim beside bright ones of noise, or bright beside many dim ones."""
+    monkeypatch.setattr(protocol, "BASELINES", ("pixels",))
+    from sklearn.neighbors import KNeighborsClassifier
+
+    bench, _ = several_levels(probe)
+    rng, classes = np.random.default_rng(0), np.arange(240) % 4
+    pixels = np.column_stack([telling * (classes % 2), *(noise * rng.random((10, 240)))]).astype(np.uint8)
+    images = pixels[:, None, :, None]
+    bench = dataclasses.replace(
+        bench, images=images[:160], test_images=images[160:], labels=classes[:160] % 2, classes=2,
+        fold=splits.split_fold(classes[:160] % 2, 2, 0.2, 0),
+    )  # fmt: skip
+    found = protocol.judge_baselines(bench)
+    assert found["pixels"].selected.feature == "pixels"  # ridge regression standardises
+    chosen = found["pixels_knn"].selected
+    assert chosen.feature == read and chosen.validation_accuracy > 0.8
+    x = pixels / 255
+    fit = x[:160][bench.fold.fit]
+    x = (x - fit.mean(0)) / (fit.std(0) if read == "pixels_standardised" else 1)
+    x -= x[:160].mean(0)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    neighbours = KNeighborsClassifier(20, weights=lambda d: np.exp(-(d**2) / 2 / bench.config.temperature))
+    expected = neighbours.fit(x[:160], bench.labels).predict(x[160:])
+    assert np.mean(found["pixels_knn"].predictions[0] == expected) >= 0.95
+
+
 def test_the_pixel_baseline_is_scikit_learns(results):
     from sklearn.linear_model import Ridge
 

@@ -151,6 +151,15 @@ def test_a_choice_of_several_levels_is_told_and_drawn_without_a_place_on_the_axi
     assert "z@levels</text>" in text  # a line across the chart, as the pixels' is
 
 
+def test_it_is_said_that_nearest_neighbours_read_standardised_pixels(tmp_path):
+    results = make_results()
+    before = page(results, {}, {}, tmp_path)
+    results["baseline_choices"]["pixels_knn"]["feature"] = "pixels_standardised"
+    (line,) = (line for line in table(results).splitlines() if line.endswith("  standardised"))
+    assert line.startswith("  pixels_knn")
+    assert page(results, {}, {}, tmp_path).count(" <small>standardised</small>") == 1 > before.count("standardised")
+
+
 def test_a_dataset_without_labels_still_has_measures_a_map_and_its_manifest(tmp_path):
     text = page(without_labels(), made_atlas(labelled=False), {}, tmp_path)
     links = Balanced(text).links
