@@ -12,7 +12,7 @@ from ddm_embed.compare.runs import Measure, Result, measures, read_runs
 from ddm_embed.errors import UserError
 from ddm_embed.features.choice import Choice
 from ddm_embed.features.run import Run
-from ddm_embed.results import main_protocol
+from ddm_embed.results import encoder_key, main_protocol
 from ddm_embed.runs.outcome import ProbeFolder, probes
 
 CARD = Template("""---
@@ -325,4 +325,6 @@ def held_out(result: Result, feature: str, t: float) -> dict[str, float]:
 
 def spread(result: Result, protocol: str) -> float | None:
     """The standard deviation of a test accuracy over the draws that the protocol makes, where it makes several."""
-    return result.results["protocols"][protocol].get("test_accuracy_std")
+    found = result.results["protocols"]
+    encoders = {encoder_key(name): one["encoder"] for name, one in found.items() if one.get("encoder")}
+    return (found | encoders)[protocol].get("test_accuracy_std")

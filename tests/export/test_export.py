@@ -396,10 +396,13 @@ def test_the_card_tells_what_was_measured_and_under_what(tmp_path):
     frozen = make_frozen(tiny_config())
     results = make_results(checkpoint_step=3, dataset="folder:/home/me/pets", commit="c0ffee" + 34 * "0", dirty=True)
     chosen = results["protocols"]["ridge"]["selected"]
+    encoder = {"selected": chosen | {"feature": "encoder_3", "t": 0.4}, "test_accuracy": 0.5, "test_accuracy_std": 0.25}
+    results["protocols"]["ridge"]["encoder"] = encoder
     text = card_of(tmp_path, frozen, Choice(chosen["feature"], chosen["t"], "probe linear of step 3"), results)
     for name, found in results["protocols"].items():
         assert f"| {found['test_accuracy']:.4f} ± {found['test_accuracy_std']:.4f} |" in text, name
     assert f"| ridge | {chosen['feature']} (exported) | {chosen['t']:g} | " in text
+    assert "| ridge, encoder | encoder_3 | 0.4 | 0.5000 ± 0.2500 | 0.8100 |" in text
     assert f"held-out training images: ridge {chosen['validation_accuracy']:.4f}" in text
     for fact in (
         "60000 to fit, 10000 to test",
