@@ -127,6 +127,9 @@ def draw_profile(results: Results, path: Path) -> None:
         baseline = baseline_of(results, name)
         if baseline:
             axes.axhline(baseline.selected["validation_accuracy"], color="0.4", linestyle=":", label=raw(results))
+        joint = [e["validation_accuracy"] for e in results["profile"] if e["protocol"] == name and e.get("levels")]
+        if joint:
+            axes.axhline(max(joint), color="0.4", linestyle="--", label="several levels")
         chosen = results["protocols"][name]["selected"]
         if chosen["t"] is not None:  # several levels side by side have no place on the axis
             axes.plot(
