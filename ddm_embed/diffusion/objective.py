@@ -57,8 +57,9 @@ class Draws(NamedTuple):
 class Terms(NamedTuple):
     """The parts of the loss for each example, [batch].
 
-    t: noise level. denoising, error: the denoising error, weighted and not. consistency: that loss, unweighted.
-    code: KL of a Gaussian code to N(0, I), else the code's L1 norm where that has a weight.
+    t: noise level. denoising, error: the denoising error, weighted and not. An image that is not denoised has these
+    three of the nearest before it that is. consistency: that loss, unweighted. code: KL of a Gaussian code to N(0, I),
+    else the code's L1 norm where that has a weight.
     """
 
     t: Level
@@ -79,7 +80,8 @@ class Objective:
       consistency: one of `CONSISTENCY`, z_t against z_s at a cleaner level s < t. chain: 1 - cos(q(z_t), z_s) with z_s
         of the averaged parameters, of the same image under the same noise. views: the same, z_s of another view under
         noise of its own. contrast: NT-Xent (`agreement.nt_xent`) of p(z_t) and p(z_s) of two views among all of the
-        batch, at this temperature. consistency_weight: its weight.
+        batch, at this temperature and decoupled or not. consistency_weight: its weight.
+      one_in: of so many images of a batch, which it divides, one is denoised; the code is learned from all.
       kl_weight, l1_weight: of the code's KL if the code is Gaussian, else of its L1 norm. penalty_unit: what they stand
         beside, the "mean" over pixels of the squared error, or half its "sum".
       mixup: whether the encoder sees a mixture of two images. drop: share of the images whose code is withheld (zero).
@@ -94,6 +96,8 @@ class Objective:
     consistency: str = "chain"
     consistency_weight: float = 0.0
     temperature: float = 0.5
+    decoupled: bool = False
+    one_in: int = 1
     kl_weight: float = 0.0
     l1_weight: float = 0.0
     penalty_unit: str = "mean"
@@ -151,10 +155,7 @@ class Objective:
         self, networks: Networks, params: Params, target_params: Params, x0: Image, draws: Draws
     ) -> tuple[Float[Array, ""], Terms]:
         """The mean loss and its terms; `target_params` are the fixed target of the consistency term."""
-        t, eps = draws.t, draws.eps
-        alpha, sigma = self.process.marginal(t)
-        xt = prediction_lib.noised(x0, eps, alpha, sigma)
-        consistency = penalty = jnp.zeros_like(t)
+        consistency = penalty = jnp.zeros(len(x0))
         regulariser = 0.0
 
         z = None
@@ -165,14 +166,17 @@ class Objective:
                 consistency = self._disagreement(networks, params, target_params, embedding.z, draws)
                 regulariser += self.consistency_weight * jnp.mean(consistency)
 
-        output, _ = networks.denoise(params, xt, t, z)
+        x0, t, eps, z, share = jax.tree.map(lambda a: a[:: self.one_in], (x0, draws.t, draws.eps, z, draws.weight))
+        alpha, sigma = self.process.marginal(t)
+        output, _ = networks.denoise(params, prediction_lib.noised(x0, eps, alpha, sigma), t, z)
         wanted = prediction_lib.target(self.prediction, x0, eps, alpha, sigma)
         error = jnp.mean((output.astype(jnp.float32) - wanted) ** 2, axis=(1, 2, 3))
-        denoising = self.loss_weight(t) * draws.weight * error
+        denoising = self.loss_weight(t) * share * error
         total = jnp.mean(denoising) + regulariser
         if ADVERSARY in networks.heads:
             learned = self.timesteps.adversary(networks.heads[ADVERSARY](params), t, denoising)
             total += learned - jax.lax.stop_gradient(learned)  # its gradient alone: the value is no part of the loss
+        t, denoising, error = (jnp.repeat(a, self.one_in) for a in (t, denoising, error))
         return total, Terms(t, denoising, error, consistency, penalty)
 
     def _see(self, image: Image, eps: Image, t: Level) -> Image:
@@ -191,7 +195,7 @@ class Objective:
         if self.consistency == "contrast":
             project = networks.heads["projector"]
             cleaner = networks.encode(params, seen, s).z
-            return nt_xent(project(params, z), project(params, cleaner), self.temperature)[0]
+            return nt_xent(project(params, z), project(params, cleaner), self.temperature, self.decoupled)[0]
         past = networks.encode(target_params, seen, s).z
         return 1 - cosine(networks.heads["predictor"](params, z, draws.z_t), jax.lax.stop_gradient(past))
 

@@ -181,7 +181,7 @@ class Method:
     check_named_code: Callable[[ConfigDict], None] = lambda config: None
     build: Callable[[ConfigDict, Parts], Mapping[str, Network]] = no_networks
     networks: Callable[[Models, ConfigDict, Place | None], Networks] = plain_networks
-    passes: Callable[[ConfigDict], Mapping[str, int]] = lambda config: NOTHING
+    passes: Callable[[ConfigDict], Mapping[str, float]] = lambda config: NOTHING
     process: Callable[[ConfigDict], Process] | None = None
     sees_noise: Callable[[ConfigDict], bool] = lambda config: False
     tell: Callable[[ConfigDict, Params], Mapping[str, Array]] = lambda config, params: NOTHING

@@ -109,7 +109,7 @@ def peak_flops(device: jax.Device, clock: Callable[[], float] = time.perf_counte
     return 2 * size**3 / min(times), "a float32 matrix product timed at start-up"
 
 
-def train_flops(forward: dict[str, int], passes: dict[str, int]) -> int:
+def train_flops(forward: dict[str, int], passes: dict[str, float]) -> int:
     """Operations of training on one image: of each network's forward pass, times what `Method.passes` counts, else 3,
     a pass forward and twice that backward (Kaplan et al. 2020, arXiv 2001.08361, sec. 2.1)."""
-    return sum(flops * passes.get(name, 3) for name, flops in forward.items())
+    return round(sum(flops * passes.get(name, 3) for name, flops in forward.items()))

@@ -141,6 +141,22 @@ def test_consistency_between_views_compares_codes_of_two_views_at_two_levels(kin
     assert float(loss) == pytest.approx(float(jnp.mean(terms.denoising) + 0.5 * jnp.mean(terms.consistency)))
 
 
+def test_one_image_in_two_is_denoised_and_the_code_of_all_is_compared():
+    changes = dict(encoder_input="x0", consistency="contrast", consistency_weight=0.5, decoupled=True)
+    objective = dataclasses.replace(OBJECTIVE, one_in=2, **changes)
+    seen, projector = [], {"projector": lambda params, z: params * z[:, :5]}
+    nets = networks(seen)
+    nets = nets._replace(heads=dict(nets.heads) | projector)
+    loss, terms = loss_of(objective, nets, 1.0, 2.0, X0, VIEW, jax.random.key(0))
+    _, whole = loss_of(dataclasses.replace(objective, one_in=1), nets, 1.0, 2.0, X0, VIEW, jax.random.key(0))
+    assert all(len(image) == 8 for _, image, _ in seen)
+    for name in ("t", "denoising", "error"):
+        np.testing.assert_array_equal(getattr(terms, name), np.repeat(getattr(whole, name)[::2], 2), err_msg=name)
+    np.testing.assert_array_equal(terms.consistency, whole.consistency)
+    expected = jnp.mean(whole.denoising[::2]) + 0.5 * jnp.mean(whole.consistency)
+    assert float(loss) == pytest.approx(float(expected))
+
+
 def test_consistency_between_views_leaves_all_other_draws_as_they_are():
     plain = OBJECTIVE.draw(jax.random.key(0), X0, VIEW, 2)
     objective = dataclasses.replace(OBJECTIVE, consistency="contrast", consistency_weight=0.5)

@@ -29,17 +29,18 @@ def unit(rows):
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
+@pytest.mark.parametrize("decoupled", [False, True])
 @pytest.mark.parametrize("temperature", [0.1, 0.5])
-def test_the_contrast_is_equation_1_summed_pair_by_pair(temperature):
+def test_the_contrast_is_equation_1_summed_pair_by_pair(temperature, decoupled):
     a, b = np.random.default_rng(0).normal(size=(2, 7, 5))
     rows = unit(np.stack([a, b], axis=1).reshape(14, 5))  # 2k and 2k + 1 are a pair, as in the paper
 
     def one_way(i, j):
-        others = sum(np.exp(rows[i] @ rows[k] / temperature) for k in range(14) if k != i)
+        others = sum(np.exp(rows[i] @ rows[k] / temperature) for k in range(14) if k != i and (k != j or not decoupled))
         return -np.log(np.exp(rows[i] @ rows[j] / temperature) / others)
 
     expected = [(one_way(2 * k, 2 * k + 1) + one_way(2 * k + 1, 2 * k)) / 2 for k in range(7)]
-    loss, accuracy = nt_xent(jnp.asarray(a), jnp.asarray(b), temperature)
+    loss, accuracy = nt_xent(jnp.asarray(a), jnp.asarray(b), temperature, decoupled)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     nearest = [max((k for k in range(14) if k != i), key=lambda k: rows[i] @ rows[k]) for i in range(14)]
     assert float(accuracy.mean()) == pytest.approx(np.mean([nearest[i] == i ^ 1 for i in range(14)]))
