@@ -48,6 +48,14 @@ FIELDS = {
     "consistency.temperature": Field(
         0.5, "of contrast's cosines", least=0.001, needs=("consistency.kind", ("contrast",)), added=True
     ),
+    "consistency.decoupled": Field(
+        False, "contrast leaves an image's other view out of the sum over all others",
+        needs=("consistency.kind", ("contrast",)), added=True,
+    ),
+    "diffusion.one_in": Field(
+        1, "one in so many images of a batch is denoised, and the code learned from all; it divides the batch",
+        least=1, added=True,
+    ),
     "diffusion.process": Field(
         "vp", "vp, sub_vp, ve, cosine or rectified_flow; vp with 1000 steps is DDPM's linear chain",
         choices=tuple(PROCESSES),
@@ -104,6 +112,8 @@ def make_objective(config: ConfigDict) -> Objective:
         consistency=config.consistency.kind,
         consistency_weight=config.consistency.weight,
         temperature=config.consistency.temperature,
+        decoupled=config.consistency.decoupled,
+        one_in=diffusion.one_in,
         kl_weight=embedding.kl_weight,
         l1_weight=embedding.l1_weight,
         penalty_unit=embedding.penalty_unit,
@@ -181,6 +191,12 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             "config.diffusion.prediction=v with config.diffusion.weight=simple weighs the levels of config.diffusion."
             "process=ve by sigma^2, up to 2500; use config.diffusion.weight=sigma2 or config.diffusion.prediction=eps"
+        )
+    rows, parts = config.train.batch_size, config.train.accumulate
+    if diffusion.one_in > 1 and (rows % (diffusion.one_in * parts) or not config.consistency.weight):
+        raise UserError(
+            f"config.diffusion.one_in={diffusion.one_in}: expected a divisor of the {rows // parts} images of a step's "
+            "part, and a consistency.weight, as without one nothing is learned from the other images; set it to 1"
         )
     last = make_process(config).last
     if diffusion.timesteps == "fixed" and diffusion.fixed_t > last:
@@ -296,11 +312,12 @@ def tell(config: ConfigDict, params: Params) -> Mapping[str, Array]:
     return {"logits": params[ADVERSARY]["logits"]} if ADVERSARY in params else {}
 
 
-def passes(config: ConfigDict) -> dict[str, int]:
+def passes(config: ConfigDict) -> dict[str, float]:
     """An encoder of averaged parameters takes no gradient; contrast has two that do."""
+    denoiser = {"denoiser": 3 / config.diffusion.one_in}
     if not config.consistency.weight:
-        return {}
-    return {"encoder": 6, "projector": 6} if config.consistency.kind == "contrast" else {"encoder": 4}
+        return denoiser
+    return denoiser | ({"encoder": 6, "projector": 6} if config.consistency.kind == "contrast" else {"encoder": 4})
 
 
 def card(config: ConfigDict) -> str:
