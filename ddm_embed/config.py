@@ -20,6 +20,7 @@ from ddm_embed.errors import UserError
 from ddm_embed.fields import Field
 
 RENAMED = {("diffusion.process", "linear"): "vp"}  # what runs of version 0.1.0 called DDPM's chain
+SEEN = ("x0", "xt", "view", "clean_view")  # what an encoder may see
 
 # Of a run, but for the fields that methods declare.
 RUN = {
@@ -48,7 +49,7 @@ RUN = {
     "model.encoder": Field(
         "transformer",
         "transformer, of the denoiser's own blocks, or wrn-28-2, wrn-28-4: a Wide ResNet",
-        needs=("embedding.input", ("x0", "xt", "view")),
+        needs=("embedding.input", SEEN),
     ),
     "model.encoder_depth": Field(int, "blocks of a transformer encoder; as many as the denoiser's", least=1),
     "model.heads": Field(int, "in place of the variant's attention heads", least=1),
@@ -71,15 +72,15 @@ RUN = {
     ),
     "embedding.input": Field(
         "x0",
-        "what the encoder sees: x0 (the image), xt (noised), view (another view, noised), none",
-        choices=("none", "x0", "xt", "view"),
+        "what the encoder sees: x0 (the image), xt (noised), view (another view, noised), clean_view, none",
+        choices=("none", *SEEN),
     ),
     "embedding.dim": Field(256, "entries of z", least=1),
     "embedding.sphere": Field(True, "z on the unit sphere"),
     "embedding.timed": Field(
         True,
         "the encoder is told t; False: one static code for all noise levels",
-        needs=("embedding.input", ("x0", "xt", "view")),
+        needs=("embedding.input", SEEN),
     ),
     "embedding.gaussian": Field(False, "a Gaussian code, as a variational encoder's; sphere must be False"),
     "embedding.kl_weight": Field(

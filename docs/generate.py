@@ -22,11 +22,9 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def methods() -> str:
-    """Each arm with the first line of its docstring; then what the rest of the docstrings says."""
-    told = {name: inspect.getdoc(arm).partition("\n") for name, arm in arms.arms().items()}
-    first = table(("`arm=`", "method"), [(f"`{name}`", line) for name, (line, _, _) in told.items()])
-    rest = [f"* **`{name}`**: {plain(' '.join(rest.split()))}" for name, (_, _, rest) in told.items() if rest.strip()]
-    return f"{first}\n\nWhat each of them minimises, and what to expect of it:\n\n" + "\n".join(rest)
+    """What each arm's docstring says after its first line."""
+    told = {name: " ".join(inspect.getdoc(arm).partition("\n")[2].split()) for name, arm in arms.arms().items()}
+    return "\n".join(f"* **`{name}`**: {plain(rest)}" for name, rest in told.items() if rest)
 
 
 def plain(text: str) -> str:

@@ -49,6 +49,7 @@ def test_differences_leave_out_what_does_not_shape_the_result():
         ("model.width", 18, "must divide by 4"),
         ("embedding.input", "x1", "use one of none, x0, xt, view"),
         ("embedding.input", "view", "set config.data.augment"),
+        ("embedding.input", "clean_view", "set config.data.augment"),
         ("diffusion.process", "cubic", "use one of vp, sub_vp, ve, cosine, rectified_flow"),
         ("diffusion.prediction", "noise", "use one of eps, x0, v, flow, score"),
         ("diffusion.prediction", "score", "use config.diffusion.weight=sigma2"),
@@ -152,6 +153,11 @@ def test_code_that_a_config_names_is_imported_and_tried_for_training_alone(weigh
         ),
         ({"embedding.drop": 0.1, "embedding.sphere": False}, "which off the unit sphere is a code like any other"),
         ({"embedding.input": "none", "model.encoder": "wrn-28-2"}, "has no effect with config.embedding.input=none"),
+        (
+            {"objective.name": "simclr", "diffusion.denoiser_rate": 0.5},
+            "has no effect with config.objective.name=simclr",
+        ),
+        ({"diffusion.self_condition": True, "model.scan": True}, "set config.model.scan=False"),
     ],
 )
 def test_combinations_without_sense_are_refused_with_the_mend(changes, message):
@@ -220,8 +226,10 @@ def test_every_arm_keeps_the_budget_and_is_valid(arm):
     arms.apply(arm, config)
     validate(config)
     fields = {line.split(" was ")[0] for line in config_lib.differences(plain, config)}
-    changed = {name.partition(".")[0] for name in fields if not name.startswith("optimizer.ema_")}
-    compares = "objective.projection" in methods.of(config).fields or arm == "ddm-contrast"
+    changed = {
+        name.partition(".")[0] for name in fields if not name.startswith(("optimizer.ema_", "optimizer.denoiser_"))
+    }
+    compares = "objective.projection" in methods.of(config).fields or arm in ("ddm-contrast", "soda")
     views = {"data", "consistency"} if compares else set()  # the tiny config draws none
     assert changed <= {"name", "diffusion", "embedding", "objective"} | views
     assert "L = " in arms.ARMS[arm].__doc__ or "`drl`" in arms.ARMS[arm].__doc__

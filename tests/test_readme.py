@@ -12,8 +12,8 @@ from conftest import AS_USERS_DO, ROOT
 from documents import DOCUMENTS, blocks, execute, make_sandbox, write_digits
 from probed import make_results, write_run
 
+from ddm_embed import arms, reference
 from ddm_embed import config as config_lib
-from ddm_embed import reference
 
 # Blocks that do not run here: a part of their text, and why. Each must be met.
 NOT_RUN = {
@@ -149,6 +149,15 @@ def test_what_is_generated_in_the_documents_is_what_the_code_says_now():
         met |= {name for _, name, _ in generate.PART.findall(text)}
         assert generate.generated(text) == text, f"{page} is stale: run python docs/generate.py"
     assert met == set(generate.PARTS)
+
+
+def test_each_arm_has_one_row_with_the_sources_that_it_names():
+    text = (ROOT / "docs" / "methods.md").read_text()
+    _, *rows = [row.split(" | ") for row in text.splitlines() if row.startswith("| `") and row.count(" | ") == 3]
+    assert [arm.strip("| `") for arm, *_ in rows] == list(arms.arms())
+    for (name, arm), (_, source, *_) in zip(arms.arms().items(), rows, strict=True):
+        cited = re.findall(r"arXiv (\d{4}\.\d{4,5})", source)
+        assert all(number in arm.__doc__ for number in cited) and bool(cited) == ("arXiv" in arm.__doc__), name
 
 
 @pytest.mark.parametrize("make", ["default", "probe_default", "sample_default", "study_default"])

@@ -26,7 +26,8 @@ Vector = Float[Array, "batch dim"]
 Lambda = Callable[[Level, Level, Level], Level]
 
 WEIGHTS = ("simple", "sigma2", "min_snr")
-INPUTS = ("none", "x0", "xt", "view")
+INPUTS = ("none", "x0", "xt", "view", "clean_view")
+VIEWS = INPUTS[3:]  # of another view of the image
 CONSISTENCY = ("chain", "views", "contrast")
 ADVERSARY = "adversary"
 UNIFORM = Timesteps("uniform")
@@ -125,13 +126,13 @@ class Objective:
     def draw(self, key: Key[Array, ""], x0: Image, view: Image, dim: int, logits: Logits | None = None) -> Draws:
         """All of a step's random numbers, and what the encoder looks at; see `methods.method.Objective`.
 
-        `view` is read for `encoder_input="view"` and for consistency between views; `logits` are the adversary's.
+        `view` is read for `encoder_input` in `VIEWS` and for consistency between views; `logits` are the adversary's.
         """
         time_key, noise_key, encoder_key, earlier_key = jax.random.split(key, 4)
         batch = len(x0)
         t = self.timesteps.sample(self.process, time_key, batch, logits)
         eps = jax.random.normal(noise_key, x0.shape)
-        base, share = view if self.encoder_input == "view" else x0, jnp.full(batch, 0.5)
+        base, share = view if self.encoder_input in VIEWS else x0, jnp.full(batch, 0.5)
         if self.mixup:
             base, share = mix(jax.random.fold_in(encoder_key, 1), base)
         z_t, z_eps = t, eps
@@ -149,7 +150,7 @@ class Objective:
         if self.consistency == "chain" or not self.consistency_weight:
             return drawn
         other_eps = jax.random.normal(jax.random.fold_in(encoder_key, 3), x0.shape)
-        return drawn._replace(other=x0 if self.encoder_input == "view" else view, other_eps=other_eps)
+        return drawn._replace(other=x0 if self.encoder_input in VIEWS else view, other_eps=other_eps)
 
     def loss(
         self, networks: Networks, params: Params, target_params: Params, x0: Image, draws: Draws
@@ -181,7 +182,7 @@ class Objective:
 
     def _see(self, image: Image, eps: Image, t: Level) -> Image:
         """What the encoder sees of an image at levels t [batch]."""
-        if self.encoder_input == "x0":
+        if self.encoder_input in ("x0", "clean_view"):
             return image
         return prediction_lib.noised(image, eps, *self.process.marginal(t))
 

@@ -5,7 +5,7 @@
 Jiang & Cai, arXiv 2505.05732: z_t on the sphere, the encoder seeing x0, x_t or another view, chain consistency. Mittal
 et al., arXiv 2105.14257: DRL is `lambda(t) |s - grad log p_0t|^2` (prediction score, weight lambda) with an L1 norm on
 z; VDRL draws z from a Gaussian and adds its KL to N(0, I). Without an encoder it is a plain diffusion model. Everything
-is a switch of the one loss in `diffusion/objective.py`.
+is a switch of the one loss in `diffusion/objective.py`, and `diffusion_arms.py` has the arms.
 """
 
 import importlib
@@ -22,8 +22,9 @@ from ddm_embed.diffusion.process import PROCESSES, Process
 from ddm_embed.diffusion.timesteps import LAWS, Timesteps
 from ddm_embed.errors import UserError
 from ddm_embed.fields import Field
+from ddm_embed.methods.diffusion_arms import PRESETS
 from ddm_embed.methods.method import Method, Networks, Params, Parts, Place, apply_of, check_sphere, placed
-from ddm_embed.methods.views import check_whole_batch, draw_views
+from ddm_embed.methods.views import check_whole_batch
 from ddm_embed.models.auxiliary import Adversary, Mlp
 from ddm_embed.models.build import Models, Network
 from ddm_embed.models.dit import Denoiser, code_scale
@@ -62,6 +63,10 @@ FIELDS = {
     ),
     "diffusion.steps": Field(1000, "T, the length of the chain; 0: continuous time", least=0),
     "diffusion.prediction": Field("eps", "eps, x0, v, flow (eps - x0) or score", choices=PREDICTIONS),
+    "diffusion.self_condition": Field(
+        False, "the middle block's mean token conditions the blocks after it, as in DDAE++", added=True
+    ),
+    "diffusion.denoiser_rate": Field(1.0, "its learning rate over that of all else", least=0.0, added=True),
     "diffusion.weight": Field(
         "simple", "simple, sigma2, min_snr, or MODULE:FUNCTION, a lambda(t, alpha, sigma) on the score"
     ),
@@ -204,8 +209,15 @@ def check(config: ConfigDict) -> None:
             f"config.diffusion.fixed_t={diffusion.fixed_t}: there is next to nothing left of the image at that t under "
             f"config.diffusion.process={diffusion.process}; use at most {last:g}"
         )
-    if config.embedding.input == "view" and config.data.augment == "none":
-        raise UserError("config.embedding.input='view' needs views; set config.data.augment to flip, crop or crop+flip")
+    if diffusion.self_condition and config.model.scan:
+        raise UserError(
+            "config.diffusion.self_condition=True changes what later blocks are told, and config.model.scan=True tells "
+            "all the same; set config.model.scan=False"
+        )
+    if (seen := config.embedding.input) in ("view", "clean_view") and config.data.augment == "none":
+        raise UserError(
+            f"config.embedding.input={seen!r} needs views; set config.data.augment to flip, crop or crop+flip"
+        )
 
 
 def _check_code(config: ConfigDict) -> None:
@@ -222,7 +234,7 @@ def _check_code(config: ConfigDict) -> None:
             if value:
                 raise UserError(
                     f"config.{name}={value} needs an encoder, and config.embedding.input=none has none; "
-                    f"set config.embedding.input to x0, xt or view, or config.{name} to {type(value)(0)}"
+                    f"set config.embedding.input to x0, xt, view or clean_view, or config.{name} to {type(value)(0)}"
                 )
     if embedding.drop and not embedding.sphere:
         raise UserError(
@@ -248,10 +260,10 @@ def _check_code(config: ConfigDict) -> None:
                 f"config.consistency.kind={config.consistency.kind} compares two views of an image, and "
                 "config.data.augment=none draws none; set config.data.augment to crop, or another"
             )
-    if config.consistency.weight > 0 and chain and embedding.input == "x0" and not embedding.timed:
+    if config.consistency.weight > 0 and chain and not sees_noise(config) and not embedding.timed:
         raise UserError(
             f"config.consistency.weight={config.consistency.weight} compares the codes of two noise levels, and a "
-            "static code of x0 has one for all; set it to 0, or config.embedding.timed=True"
+            f"static code of {embedding.input} has one for all; set it to 0, or config.embedding.timed=True"
         )
 
 
@@ -259,7 +271,8 @@ def build(config: ConfigDict, parts: Parts) -> dict[str, Network]:
     """The denoiser, the consistency term's predictor and the adversary, where the config has them."""
     sizes, code, shape = parts.sizes, parts.code, parts.image_shape
     scale = code_scale(code.dim, code.sphere) if code else 1.0
-    denoiser, dim = Denoiser(depth=sizes.depth, code_scale=scale, **sizes.trunk()), code and code.dim
+    how = dict(code_scale=scale, self_condition=config.diffusion.self_condition)
+    denoiser, dim = Denoiser(depth=sizes.depth, **how, **sizes.trunk()), code and code.dim
     networks = {"denoiser": Network(denoiser, (shape, (), code and (dim,)), denoiser.flops(shape, dim))}
     if config.consistency.weight > 0 and code and config.consistency.kind == "contrast":
         projector = Mlp(*PROJECTION, last_norm=True)
@@ -329,80 +342,11 @@ def card(config: ConfigDict) -> str:
     )
 
 
-def ddm(c: ConfigDict) -> None:
-    """Self-conditional diffusion learning: Jiang & Cai, arXiv 2505.05732.
-
-    L = E |target - f(x_t, t, z_t)|^2,  z_t = E(x_0, t) / |E(x_0, t)|, on DDPM's chain of 1,000 steps. The velocity is
-    predicted rather than the noise, which did better on held-out training digits. Expect the most from z and the
-    encoder at middle t.
-    """
-    c.diffusion.process, c.diffusion.steps = "vp", 1000
-    c.diffusion.prediction, c.diffusion.weight, c.diffusion.timesteps = "v", "simple", "stratified"
-    c.embedding.input, c.embedding.sphere, c.embedding.timed = "x0", True, True
-
-
-def ddm_contrast(c: ConfigDict) -> None:
-    """`ddm`, whose codes of two views at two noise levels are contrasted with those of other images; our own.
-
-    L = E |target - f(x_t, t, z_t)|^2 + NT-Xent(p(z_t), p(z'_s)),  s < t, z' of another view, p an MLP with batch norm,
-    NT-Xent SimCLR's loss (arXiv 2002.05709, eq. 1). It lives by its views: where the config draws none, they are
-    `crop`s here. Expect much more than of `ddm` on photographs from a short training.
-    """
-    ddm(c)
-    c.consistency.weight, c.consistency.kind = 1.0, "contrast"
-    draw_views(c)
-
-
-def drl(c: ConfigDict) -> None:
-    """Diffusion-based representation learning: Mittal et al., arXiv 2105.14257, with the code a function of t.
-
-    L = E lambda(t) / 2 |s(x_t, t, E(x_0, t)) - grad log p_0t(x_t | x_0)|^2 + 1e-5 |z|_1,  lambda = sigma^2, |.|^2 a
-    sum over pixels as in their code, on the continuous VP process with t ~ U(1e-5, 1). Expect it close to `ddm`: it
-    differs by the sphere, the weight and the L1 norm.
-    """
-    c.diffusion.process, c.diffusion.steps = "vp", 0
-    c.diffusion.prediction, c.diffusion.weight, c.diffusion.timesteps = "score", "sigma2", "uniform"
-    c.embedding.input, c.embedding.sphere, c.embedding.timed = "x0", False, True
-    c.embedding.l1_weight, c.embedding.penalty_unit = 1e-5, "sum"
-
-
-def vdrl(c: ConfigDict) -> None:
-    """Variational DRL: Mittal et al., arXiv 2105.14257.
-
-    `drl` with z drawn from the Gaussian E(Z | x_0, t), and 1e-5 KL(E(Z | x_0, t) || N(0, I)) in place of the L1 norm.
-    Expect a smoother space of codes than `drl`'s and somewhat less in it.
-    """
-    drl(c)
-    c.embedding.l1_weight = 0.0
-    c.embedding.gaussian, c.embedding.kl_weight = True, 1e-5
-
-
-def drl_static(c: ConfigDict) -> None:
-    """DRL with one code for all noise levels: Mittal et al., arXiv 2105.14257, sec. 3.
-
-    `drl` with E(x_0), which is not told t. Expect a flat profile of z over t: the trade-off between coarse and fine is
-    made once, by lambda(t) and the law of t.
-    """
-    drl(c)
-    c.embedding.timed = False
-
-
-def ddae(c: ConfigDict) -> None:
-    """Denoising diffusion autoencoder: Xiang et al. 2023, arXiv 2303.09769: a plain DDPM, probed by its blocks.
-
-    L = E |eps - f(x_t, t)|^2 on DDPM's chain of 1,000 steps (Ho et al. 2020, arXiv 2006.11239), with no encoder.
-    Expect the best features in a middle block at low noise.
-    """
-    c.diffusion.process, c.diffusion.steps = "vp", 1000
-    c.diffusion.prediction, c.diffusion.weight, c.diffusion.timesteps = "eps", "simple", "stratified"
-    c.embedding.input = "none"
-
-
 METHOD = Method(
     name="diffusion",
     objective=make_objective,
     card=card,
-    presets={f.__name__.replace("_", "-"): f for f in (ddm, ddm_contrast, drl, vdrl, drl_static, ddae)},
+    presets=PRESETS,
     fields=FIELDS,
     check=check,
     check_named_code=check_named_code,

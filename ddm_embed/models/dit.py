@@ -17,10 +17,12 @@ class Denoiser(Trunk):
 
     Attributes:
       code_scale: what z is multiplied by on entry, so that its entries have variance about one.
+      self_condition: whether the middle block's mean token conditions all that follows (DDAE++, arXiv 2505.10999).
       (and those of `Trunk`)
     """
 
     code_scale: float = 1.0
+    self_condition: bool = False
 
     @nn.compact
     def __call__(
@@ -38,7 +40,16 @@ class Denoiser(Trunk):
         if z is not None:
             told = nn.Dense(self.width, dtype=self.dtype, name="code_in")(z * self.code_scale)
             condition = condition + nn.Dense(self.width, dtype=self.dtype, name="code_out")(nn.silu(told))
-        features = self.blocks(self.tokens(xt), condition)
+        x = self.tokens(xt)
+        if self.self_condition:
+            middle = -(-self.depth // 2)
+            features = self.blocks(x, condition, range(middle))
+            pooled = nn.LayerNorm(dtype=jnp.float32, name="own_norm")(jnp.mean(features[-1], axis=1))
+            condition = condition + nn.Dense(self.width, dtype=self.dtype, name="own")(pooled)
+            if middle < self.depth:
+                features += self.blocks(features[-1], condition, range(middle, self.depth))
+        else:
+            features = self.blocks(x, condition)
         shift, scale = modulation(2, self.width, self.dtype)(condition)
         x = modulate(features[-1], shift, scale, self.dtype)
         size = patches.entries(xt.shape, self.patch)
@@ -55,6 +66,7 @@ class Denoiser(Trunk):
         dim = self.width
         blocks = self.block_flops(patches.tokens(image_shape, self.patch))
         told = 0 if code_dim is None else 2 * (code_dim * dim + dim * dim)
+        told += 2 * dim * dim * self.self_condition
         return blocks + 2 * self.patch_flops(image_shape) + 2 * dim * 2 * dim + told
 
 

@@ -68,8 +68,8 @@ class Trunk(nn.Module):
         x = nn.Dense(self.width, dtype=self.dtype, kernel_init=_xavier, name="patches")(x)
         return x + jnp.asarray(positions(*patches.grid(image.shape, self.patch), self.width), x.dtype)
 
-    def blocks(self, x: Tokens, condition: Condition) -> tuple[Tokens, ...]:
-        """What each block puts out, from the first on; for use inside a compact `__call__`."""
+    def blocks(self, x: Tokens, condition: Condition, layers: range | None = None) -> tuple[Tokens, ...]:
+        """What each block puts out, of all or, without `scan`, of these layers; for use inside a compact `__call__`."""
         block = Block
         if self.remat != "none":
             block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not self.scan)
@@ -86,7 +86,7 @@ class Trunk(nn.Module):
             _, tokens = stack(block, sizes, self.place, name="blocks")(x, condition)
             return tuple(tokens)
         tokens = []
-        for layer in range(self.depth):
+        for layer in layers or range(self.depth):
             x = self.place(block(*sizes, name=f"block_{layer}")(x, condition))
             tokens.append(x)
         return tuple(tokens)

@@ -19,7 +19,10 @@ def make_schedule(config: ConfigDict) -> optax.Schedule:
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101); weight decay acts on kernels only."""
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101); weight decay acts on kernels only.
+
+    The denoiser's rate, as that of a parameter group in PyTorch, scales its decay too.
+    """
     c = config.optimizer
     adamw = optax.adamw(
         make_schedule(config),
@@ -28,6 +31,9 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         weight_decay=c.weight_decay,
         mask=lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params),
     )
+    if (rate := config.diffusion.denoiser_rate) != 1:
+        slower = optax.masked(optax.scale(rate), lambda params: {name: name == "denoiser" for name in params})
+        adamw = optax.chain(adamw, slower)
     if not c.clip_norm:
         return adamw
     clip = optax.clip_by_global_norm(c.clip_norm)

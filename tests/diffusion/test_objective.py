@@ -66,7 +66,7 @@ def test_predicting_nothing_costs_the_variance_of_the_noise():
     assert float(loss) == pytest.approx(1.0, abs=0.02)  # 32,768 draws: a standard error of 0.008
 
 
-@pytest.mark.parametrize("encoder_input", ["x0", "xt", "view"])
+@pytest.mark.parametrize("encoder_input", ["x0", "xt", "view", "clean_view"])
 def test_the_encoder_sees_what_the_config_says(encoder_input):
     seen = []
     objective = dataclasses.replace(OBJECTIVE, encoder_input=encoder_input)
@@ -75,6 +75,8 @@ def test_the_encoder_sees_what_the_config_says(encoder_input):
     alpha, _ = objective.process.marginal(t)
     if encoder_input == "x0":
         np.testing.assert_array_equal(image, X0)
+    if encoder_input == "clean_view":
+        np.testing.assert_array_equal(image, VIEW)
     if encoder_input == "view":
         assert not np.array_equal(t, terms.t)
         noise = (image - p.expand(alpha) * VIEW) / p.expand(jnp.sqrt(1 - alpha**2))
@@ -119,7 +121,7 @@ def test_consistency_compares_with_an_earlier_code_of_the_target_network():
     assert float(loss) == pytest.approx(float(jnp.mean(terms.denoising) + 0.5 * jnp.mean(terms.consistency)))
 
 
-@pytest.mark.parametrize("encoder_input", ["x0", "xt", "view"])
+@pytest.mark.parametrize("encoder_input", ["x0", "xt", "view", "clean_view"])
 @pytest.mark.parametrize("kind", ["views", "contrast"])
 def test_consistency_between_views_compares_codes_of_two_views_at_two_levels(kind, encoder_input):
     seen = []
@@ -131,8 +133,9 @@ def test_consistency_between_views_compares_codes_of_two_views_at_two_levels(kin
     loss, terms = loss_of(objective, nets, 1.0, 2.0, X0, VIEW, jax.random.key(0))
     (own, image, t), (others, other, s) = seen
     assert own == 1.0 and others == (2.0 if kind == "views" else 1.0) and np.all(np.asarray(s) < np.asarray(t))
-    if encoder_input == "x0":
-        assert np.array_equal(image, X0) and np.array_equal(other, VIEW)
+    if encoder_input in ("x0", "clean_view"):
+        pair = (X0, VIEW) if encoder_input == "x0" else (VIEW, X0)
+        assert all(map(np.array_equal, (image, other), pair))
     if kind == "views":
         expected = 1 - cosine(flat(image), flat(other))
     else:
@@ -277,7 +280,7 @@ def test_the_l1_norm_of_a_code_joins_the_loss():
     assert float(loss) == pytest.approx(float(terms.denoising.mean()) + 0.01 * norms.mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize("encoder_input", ["x0", "xt", "view"])
+@pytest.mark.parametrize("encoder_input", ["x0", "xt", "view", "clean_view"])
 def test_mixup_mixes_what_the_encoder_sees_and_weighs_the_loss(encoder_input):
     seen, plain = [], []
     objective = dataclasses.replace(OBJECTIVE, encoder_input=encoder_input, mixup=True)
@@ -287,9 +290,9 @@ def test_mixup_mixes_what_the_encoder_sees_and_weighs_the_loss(encoder_input):
     share = np.asarray(terms.denoising / alone.denoising) / 2  # the denoiser here takes no notice of z
     assert np.all((share > 0) & (share < 1)) and np.std(share) > 0.1
     _, image, t = seen[0]
-    base = np.asarray(VIEW if encoder_input == "view" else X0)
+    base = np.asarray(VIEW if "view" in encoder_input else X0)
     mixed = share[:, None, None, None] * base + (1 - share[:, None, None, None]) * np.roll(base, 1, axis=0)
-    alpha = 1.0 if encoder_input == "x0" else np.asarray(p.expand(objective.process.marginal(t)[0]))
+    alpha = 1.0 if encoder_input in ("x0", "clean_view") else np.asarray(p.expand(objective.process.marginal(t)[0]))
     np.testing.assert_allclose(image - plain[0][1], alpha * (mixed - base), atol=1e-4)
 
 

@@ -34,6 +34,15 @@ def test_an_adversarys_gradient_does_not_clip_the_networks():
     assert float(jnp.linalg.norm(moments(alone)[0])) == pytest.approx(1 - default().optimizer.b1, rel=1e-5)
 
 
+def test_the_denoiser_may_learn_slower_than_the_rest():
+    grads = {name: {"kernel": jnp.ones((2, 2))} for name in ("encoder", "denoiser")}
+    settings = {"optimizer.warmup_steps": 0, "optimizer.weight_decay": 0.1}
+    plain, _ = updates(tiny_config(**settings), grads)
+    found, _ = updates(tiny_config(**settings | {"diffusion.denoiser_rate": 0.5}), grads)
+    np.testing.assert_allclose(found["denoiser"]["kernel"], plain["denoiser"]["kernel"] / 2, rtol=1e-6)
+    np.testing.assert_array_equal(found["encoder"]["kernel"], plain["encoder"]["kernel"])
+
+
 @pytest.mark.slow
 def test_the_adversary_learns_and_is_saved_with_the_run(tmp_path):
     small = {"embedding.input": "none", "model.depth": 1, "train.steps": 6, "train.checkpoint_every": 6}
