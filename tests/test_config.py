@@ -92,7 +92,10 @@ def test_a_config_that_cannot_run_is_refused_naming_the_field(field, value, mess
     ("changes", "message"),
     [
         ({}, "consistency.kind=contrast has no effect with config.consistency.weight=0"),
-        ({"diffusion.one_in": 2}, "diffusion.one_in=2: expected a divisor of the 16 images of a step's part, and a"),
+        (
+            {"consistency.kind": "chain", "diffusion.one_in": 2},
+            "diffusion.one_in=2: expected a divisor of the 16 images of a step's part, and a",
+        ),
         ({"diffusion.one_in": 3, "consistency.weight": 1.0, "data.augment": "crop"}, "diffusion.one_in=3: expected"),
         ({"consistency.weight": 1.0}, "compares two views of an image, and config.data.augment=none draws none"),
         ({"consistency.weight": 1.0, "data.augment": "crop", "train.accumulate": 2}, "accumulate=2 splits the batch"),
