@@ -17,6 +17,7 @@ from ddm_embed.methods.views import (
     build_projector,
     check_views,
     check_whole_batch,
+    follow_slowly,
     see_views,
 )
 from ddm_embed.models.auxiliary import Mlp
@@ -65,14 +66,14 @@ def byol(c: ConfigDict) -> None:
     """BYOL: Grill et al. 2020, arXiv 2006.07733, eq. 2.
 
     L = E [2 - 2 cos(q(p(E(x))), p'(E'(x')))] + the same with the views x and x' exchanged; E' and p' have the moving
-    average of the parameters, whose decay goes from 0.99 (theirs for 300 epochs) to 1 along a cosine. q and p have two
-    layers, 4,096 and 256 wide, with batch norm, without which it collapses in short runs. It lives by its views: where
-    the config draws none, they are `crop`s here. Expect about what contrast between images gives, from smaller batches
-    too.
+    average of the parameters, whose decay goes from 0.99 (theirs for 300 epochs), or 1 - 60 / steps if less, to 1 along
+    a cosine. q and p have two layers, 4,096 and 256 wide, with batch norm, without which it collapses in short runs. It
+    lives by its views: where the config draws none, they are `crop`s here. Expect about what contrast between images
+    gives, from smaller batches too.
     """
     c.objective.name, c.objective.norm = "byol", "batch"
     c.objective.hidden, c.objective.projection = 4096, 256
-    c.optimizer.ema_decay, c.optimizer.ema_schedule = 0.99, "cosine"
+    follow_slowly(c)
     see_views(c)
 
 
