@@ -1,4 +1,5 @@
 import json
+import runpy
 
 import pytest
 from conftest import ROOT, tiny_config
@@ -221,6 +222,13 @@ def test_a_code_has_one_penalty_and_a_static_one_no_chain_to_agree_along():
 
 def test_a_score_at_one_fixed_level_may_have_any_weight():
     validate(tiny_config(**{"diffusion.prediction": "score", "diffusion.timesteps": "fixed"}))
+
+
+@pytest.mark.parametrize(("arm", "augment"), [("ddm-contrast", "simclr"), ("byol", "simclr"), ("ddae", "crop+flip")])
+def test_on_cifar10_arms_that_live_by_their_views_have_those_of_simclr(arm, augment):
+    get_config = runpy.run_path(ROOT / "configs" / "cifar10.py")["get_config"]
+    assert get_config().data.augment == "simclr" and get_config(f"arm={arm}").data.augment == augment
+    validate(get_config(f"arm={arm}"))
 
 
 @pytest.mark.parametrize("arm", arms.ARMS)
