@@ -133,7 +133,7 @@ def test_config_files_are_valid_and_take_strict_arguments(name):
     spec.loader.exec_module(module)
     validate(module.get_config())
     config = module.get_config("input=xt,steps=1234")
-    assert config.embedding.input == "xt" and config.train.steps == 1234 and config.name == name
+    assert config.embedding.input == "xt" and config.train.steps == 1234 and config.name.startswith(name)
     for wrong in ("inputs=xt", "steps", "steps=many", "steps=1.5"):
         with pytest.raises(UserError):
             module.get_config(wrong)
