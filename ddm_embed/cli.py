@@ -101,6 +101,7 @@ def run(
                 _join_processes(given, handler)
             with in_one_arithmetic, contextlib.redirect_stdout(PlainStream(sys.stdout)):
                 code = body(given, what)
+                sys.stdout.flush()  # what it kept until now may meet a broken pipe
         except KeyboardInterrupt:
             print("stopped; run the same command again to go on", file=sys.stderr)
             code = STOPPED

@@ -252,6 +252,7 @@ def test_patches_divide_the_images_of_a_folder(tmp_path, monkeypatch):
     assert found.data.image_size == 28 and found.data.name == f"folder:{tmp_path}"
 
 
+@pytest.mark.slow
 def test_fit_takes_a_folder_of_images_of_many_sizes(tmp_path):
     from PIL import Image
 
@@ -265,6 +266,7 @@ def test_fit_takes_a_folder_of_images_of_many_sizes(tmp_path):
         assert embedder.transform(tmp_path).shape == (6, 4)
 
 
+@pytest.mark.slow
 def test_sequences_are_fitted_and_embedded():
     waves = np.sin(np.linspace(0, 9, 32) * np.arange(1, 31)[:, None])
     rows = Embedder(steps=2, batch_size=4, config=SMALL).fit(waves)

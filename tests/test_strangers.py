@@ -36,6 +36,7 @@ def gift(folder, tiny_run):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_no_reader_imports_what_a_run_or_an_export_names(tiny_run, tmp_path, monkeypatch):
     run = gift(tmp_path, tiny_run)
     np.save(tmp_path / "images.npy", np.zeros((3, 8, 8, 1), np.uint8))

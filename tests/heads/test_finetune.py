@@ -43,6 +43,7 @@ def fit(circles, labels=None, recipe=QUICK, name="second", **more):
     return finetune(recipe, given, images[200:], name, 0.02, rates)
 
 
+@pytest.mark.slow
 def test_it_learns_what_the_frozen_feature_does_not_show(circles):
     params, images, labels = circles
     x = features_at(params, jnp.float32(images) / 127.5 - 1, 0.0, 0.0)["second"]
@@ -67,6 +68,7 @@ def test_each_rate_is_what_it_is_alone_and_parameters_are_left_as_they_were(circ
     jax.tree.map(np.testing.assert_array_equal, before, circles[0])
 
 
+@pytest.mark.slow
 def test_images_that_are_sent_in_parts_train_the_same_network(circles):
     np.testing.assert_array_equal(fit(circles, resident_gib=0.0), fit(circles))
 

@@ -65,5 +65,5 @@ def test_the_first_cell_installs_only_where_the_package_is_missing(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_from_a_clean_kernel(name, tmp_path):
-    notebook = execute(NOTEBOOKS[name], tmp_path, share=0.1, XLA_FLAGS=AS_USERS_DO)
+    notebook = execute(NOTEBOOKS[name], tmp_path, share=0.2, XLA_FLAGS=AS_USERS_DO)
     assert len(pictures(notebook)) >= PICTURES[name]

@@ -38,6 +38,7 @@ def test_a_process_that_hangs_tells_where_and_ends_within_the_bound():
     assert re.search(r'File ".*threading.py", line \d+ in wait\n.* in stuck_here', process.stderr)
 
 
+@pytest.mark.slow
 def test_beats_and_an_allowance_keep_a_process_alive():
     beats = "for _ in range(8): time.sleep(0.25); distributed.progress()\n"
     slow = "distributed.progress(allow=60); time.sleep(2); distributed.progress()\n"
@@ -64,6 +65,7 @@ def join(*flags):
     return process, time.monotonic() - begin
 
 
+@pytest.mark.slow
 def test_others_that_do_not_come_are_an_error_within_connect_seconds(tmp_path):
     def join_alone(process_id):
         with socket.socket() as free:

@@ -68,6 +68,7 @@ def test_a_state_that_does_not_fit_is_not_compiled_and_more_chips_are_advised(mo
     assert report.advice(tiny_config(), IMAGE, machine, mend=True).startswith("use more chips")
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_is_answered_with_what_to_change(monkeypatch):
     state = estimate(tiny_config(), IMAGE, small_machine(1e9), compile=False).state.total
     machine = small_machine(state + 1000)
@@ -113,6 +114,7 @@ def test_wrong_questions_are_answered_in_one_line(flags, message):
     assert message in refused(run_program("ddm_embed.preflight", *flags_of(tiny_config()), *flags))
 
 
+@pytest.mark.slow
 def test_the_program_reports_on_this_machine(tmp_path):
     path = tmp_path / "rows.json"
     done = run_program("ddm_embed.preflight", *flags_of(tiny_config()), "--topology=here", f"--json={path}")

@@ -220,7 +220,7 @@ def test_a_denoiser_without_an_encoder_is_probed_too(tmp_path, probe):
     probe.measures = False
     train(config, tmp_path / "run")
     features = {e["feature"] for e in protocol.evaluate(config, probe, tmp_path / "run").results["profile"]}
-    assert features == {"denoiser_1", "denoiser_2"}
+    assert features == {"denoiser_1", "denoiser_2", "denoiser_1_2x2", "denoiser_2_2x2"}
 
 
 def labelled(labels):

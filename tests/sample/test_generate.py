@@ -101,6 +101,7 @@ def test_passes_of_a_large_batch_are_put_together_in_order(trained, monkeypatch)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, 2 * b), doubled, rows)
 
 
+@pytest.mark.slow
 def test_a_sample_depends_on_its_own_noise_and_code_alone(trained, images):
     noise = generate.draw_noise(trained, 5, seed=1)
     all_of_them = generate.sample(trained, noise, Told(image=images, eps=images), "ddim", 4, seed=0)
@@ -109,6 +110,7 @@ def test_a_sample_depends_on_its_own_noise_and_code_alone(trained, images):
     assert all_of_them.shape == images.shape and np.all(np.abs(all_of_them) <= 1)
 
 
+@pytest.mark.slow
 def test_images_go_to_noise_and_back(trained, images):
     """A model trained for 20 steps has a smooth, dull field: 200 Heun steps each way follow it to 1e-2."""
     noise = generate.encode(trained, images, Told(image=images, eps=images), "heun", 200)

@@ -34,6 +34,7 @@ def test_an_adversarys_gradient_does_not_clip_the_networks():
     assert float(jnp.linalg.norm(moments(alone)[0])) == pytest.approx(1 - default().optimizer.b1, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_adversary_learns_and_is_saved_with_the_run(tmp_path):
     small = {"embedding.input": "none", "model.depth": 1, "train.steps": 6, "train.checkpoint_every": 6}
     config = tiny_config(**{"diffusion.timesteps": "adversarial"} | small)
