@@ -123,14 +123,8 @@ def evaluate(run: ConfigDict, config: ConfigDict, workdir: Path) -> Evaluation:
     if config.measures:
         rows = sample_positions(len(choosing), config.measure_images, config.seed)
         at = choosing[rows]
-        results["measures"] = measure(
-            trained,
-            reading_of(config),
-            bank.only(trained.names),
-            rows,
-            images[at],
-            None if labels is None else labels[at],
-        )
+        means, own = bank.only(trained.names), None if labels is None else labels[at]
+        results["measures"] = measure(trained, reading_of(config), means, rows, images[at], own)
         ranks = [one["rankme"] or 1.0 for one in results["measures"]["profile"] if one["feature"] == "z"]
         if ranks and max(ranks) < collapsed_below(run.embedding.dim):
             results["warnings"].append(f"z has collapsed: its RankMe is {max(ranks):.2f} at most, at every noise level")

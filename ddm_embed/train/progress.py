@@ -64,10 +64,14 @@ class Progress:
         self._logged, self._since = start, time.perf_counter()
 
     def look(self, ema_params) -> None:
-        """Measures how far the codes of some training images are spread, for the next line; says if they are not."""
-        if self._encode is None:
+        """Measures how far the codes of some training images are spread, for the next line; says if they are not.
+
+        Nothing is measured of one image, nor of codes that are not finite: of these the next step's loss tells.
+        """
+        codes = np.empty((0, 0)) if self._encode is None else jax.device_get(self._encode(ema_params))
+        if len(codes) < 2 or not np.all(np.isfinite(codes)):
+            self._spread = {}
             return
-        codes = jax.device_get(self._encode(ema_params))
         self._spread = spread(codes)
         if self._spread["z_rankme"] < collapsed_below(self._config.embedding.dim):
             logger.warning(

@@ -126,6 +126,15 @@ def test_a_finished_run_is_left_alone(tiny_run, tmp_path):
     assert lines == (workdir / "metrics.jsonl").read_text()
 
 
+@pytest.mark.parametrize("codes", [np.full((5, 8), np.nan), np.ones((1, 8))])
+def test_codes_that_tell_no_spread_are_left_to_the_check_of_the_loss(codes, caplog):
+    """A step whose own loss was finite may leave parameters that are not: the next one says so."""
+    progress = object.__new__(loop.Progress)
+    progress._config, progress._encode = tiny_config(), lambda params: codes
+    progress.look(None)
+    assert progress._spread == {} and not caplog.text
+
+
 def test_codes_that_are_one_direction_are_said_to_have_collapsed(caplog):
     rng = np.random.default_rng(0)
     wide, narrow = rng.normal(size=(50, 200)), np.ones(200) + 1e-4 * rng.normal(size=(50, 200))
