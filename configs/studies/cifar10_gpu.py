@@ -20,6 +20,8 @@ def get_config(arg=""):
         "ddm-contrast",
         "drl",
         "ddae",
+        "ddae-pp",
+        "soda",
         "ae",
         "simclr",
         "byol",

@@ -13,8 +13,8 @@ def get_config(arg=""):
     c.name = "digits"
     c.base = f"digits:steps={arg['steps']}"
     c.arms = (
-        "ddm", "ddm-contrast", "drl", "vdrl", "drl-static", "ddae", "ae", "vae", "simclr", "byol", "moco", "simsiam",
-        "barlow", "vicreg", "dino", "mae", "supervised", "random",
+        "ddm", "ddm-contrast", "drl", "vdrl", "drl-static", "ddae", "ddae-pp", "soda", "ae", "vae", "simclr", "byol",
+        "moco", "simsiam", "barlow", "vicreg", "dino", "mae", "supervised", "random",
     )  # fmt: skip
     c.seeds = (0, 1, 2, 3, 4)
     return c

@@ -13,8 +13,8 @@ def get_config(arg=""):
     c.name = "fashion_mnist"
     c.base = f"fashion_mnist:steps={arg['steps']}"
     c.arms = (
-        "ddm", "ddm-contrast", "drl", "vdrl", "drl-static", "ddae", "ae", "vae", "simclr", "byol", "moco", "simsiam",
-        "barlow", "vicreg", "dino", "mae", "supervised", "random",
+        "ddm", "ddm-contrast", "drl", "vdrl", "drl-static", "ddae", "ddae-pp", "soda", "ae", "vae", "simclr", "byol",
+        "moco", "simsiam", "barlow", "vicreg", "dino", "mae", "supervised", "random",
     )  # fmt: skip
     c.overrides = "train.batch_size=128 model.width=64 model.heads=2"
     c.probe_overrides = "training_images=20000 noise_draws=2"
