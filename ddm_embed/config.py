@@ -137,7 +137,7 @@ PROBE = {
         (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), "noise levels to read features at"
     ),
     "strengths": Field(
-        (10.0, 1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 1e-4),
+        (10.0, 1.0, 3e-1, 1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4),
         "ridge penalties, relative to the number of images they are chosen on; of equally good ones the first",
     ),
     "logistic_strengths": Field((1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 1e-1, 1.0), "of logistic regression, likewise"),

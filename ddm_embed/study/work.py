@@ -205,24 +205,30 @@ class Clock:
 
     def __init__(self, workdir: Path):
         self._workdir, self._seconds, self._begun = workdir, read_seconds(workdir), {}
+        self._lock = threading.RLock()  # each run is begun and ended by a thread of its own
 
     def begin(self, name: str) -> None:
-        self._begun[name] = time.monotonic()
+        with self._lock:
+            self._begun[name] = time.monotonic()
 
     def end(self, name: str) -> None:
-        self._seconds[name] = self.of(name)
-        del self._begun[name]
-        self.note()
+        with self._lock:
+            self._seconds[name] = self.of(name)
+            del self._begun[name]
+            self.note()
 
     def of(self, name: str) -> float:
         begun = self._begun.get(name)
         return self._seconds.get(name, 0.0) + (0.0 if begun is None else time.monotonic() - begun)
 
     def at_work(self) -> set[str]:
-        return set(self._begun)
+        with self._lock:
+            return set(self._begun)
 
     def note(self) -> None:
-        write_json(self._workdir / SECONDS, {name: round(self.of(name), 1) for name in {*self._seconds, *self._begun}})
+        with self._lock:
+            names = {*self._seconds, *self._begun}
+            write_json(self._workdir / SECONDS, {name: round(self.of(name), 1) for name in names})
 
 
 def progress(runs: list[Run], left: list[Run], clock: Clock, at_once: int) -> str:

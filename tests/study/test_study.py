@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -326,3 +327,12 @@ def test_a_study_that_is_killed_half_way_goes_on_and_writes_the_table(tmp_path):
     text = (workdir / "table.md").read_text()
     assert "Not whole" not in text and re.search(r"^\| mae \| .* \(2\)", text, re.M) and "| random | 2 | 0 |" in text
     assert "* seeds: 0, 1\n* wall time: 0" in text and (workdir / "figure.png").exists()
+
+
+def test_threads_that_end_at_once_note_the_time_of_each(tmp_path):
+    clock, names = work.Clock(tmp_path), [f"run_{i}" for i in range(16)]
+    for name in names:
+        clock.begin(name)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(clock.end, names))
+    assert work.read_seconds(tmp_path).keys() == set(names)
