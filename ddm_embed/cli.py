@@ -10,7 +10,9 @@ import copy
 import faulthandler
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -79,6 +81,7 @@ def run(
         argv = sys.argv[1:]
         _open_closed_streams()
         faulthandler.enable()  # JAX aborts a process that has lost the others: say where it was
+        _hear_lost_interrupts()
         _quieten()  # to its end: threads of a save that failed speak up after the program
         _quieten_failed_saves()
     if any(part.startswith("-") and part.lstrip("-") in HELP for part in argv):
@@ -326,6 +329,20 @@ def _logging() -> Iterator[logging.Handler]:
         level, logger.propagate, verbosity = before
         logger.setLevel(level)
         absl_logging.set_verbosity(verbosity)
+
+
+def _hear_lost_interrupts() -> None:
+    """Sends a Ctrl-C again that came within a destructor or a garbage collector's callback, where Python drops it."""
+    before = sys.unraisablehook
+
+    def hook(lost) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            return before(lost)
+        again = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        again.daemon = True
+        again.start()
+
+    sys.unraisablehook = hook
 
 
 def _quieten() -> None:

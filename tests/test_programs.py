@@ -146,6 +146,29 @@ def test_ctrl_c_ends_the_probe_in_one_line(wait, tiny_run, tmp_path):
     assert "Traceback" not in errors
 
 
+INTERRUPTED = """
+import gc, sys, time
+from ddm_embed import cli
+
+def body(given, rest):
+    def callback(*told):
+        gc.callbacks.clear()
+        raise KeyboardInterrupt
+    gc.callbacks.append(callback)
+    gc.collect()
+    time.sleep(20)
+    return 0
+
+sys.argv = ["program"]
+sys.exit(cli.run(None, "", cli.new_flags(), body))
+"""
+
+
+def test_ctrl_c_is_heard_though_python_drops_it_in_a_callback_of_the_garbage_collector():
+    process = subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 75 and process.stderr == "stopped; run the same command again to go on\n"
+
+
 def test_without_a_home_programs_are_not_cached_and_nothing_else_changes(monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where a container's user is a number alone
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")

@@ -109,16 +109,17 @@ def test_from_a_folder_to_a_classifier_it_takes_ten_lines():
     assert len([line for line in ten_lines().splitlines() if line]) == 10
 
 
-@pytest.mark.slow
-def test_the_ten_lines_tell_nine_digits_of_ten_in_a_fifth_of_their_steps(tmp_path):
+@pytest.mark.slow  # trains for a minute
+def test_the_ten_lines_come_close_to_what_the_readme_says_in_half_their_steps(tmp_path):
     here = make_sandbox(tmp_path / "sandbox")
     write_digits(here / "photos", number=1797)
     assert "steps=1000" in ten_lines()
-    lines = ten_lines().replace("steps=1000", "steps=200")
+    lines = ten_lines().replace("steps=1000", "steps=500")
     process = execute(lines, "python", here, timeout=1200, XLA_FLAGS=AS_USERS_DO)
     assert process.returncode == 0, process.stderr
     accuracy = float(re.fullmatch(r"accuracy ([\d.]+)", process.stdout.splitlines()[-1]).group(1))
-    assert accuracy > 0.9
+    promised = float(re.search(r"prints `accuracy ([\d.]+)`", (ROOT / "README.md").read_text()).group(1))
+    assert accuracy > promised - 0.03  # two standard deviations of 450 images
 
 
 def test_every_exception_is_still_met():

@@ -5,7 +5,7 @@ import struct
 
 import nbformat
 import pytest
-from conftest import ROOT
+from conftest import AS_USERS_DO, ROOT
 from execute import execute
 
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
@@ -65,5 +65,5 @@ def test_the_first_cell_installs_only_where_the_package_is_missing(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_from_a_clean_kernel(name, tmp_path):
-    notebook = execute(NOTEBOOKS[name], tmp_path, share=0.2)
+    notebook = execute(NOTEBOOKS[name], tmp_path, share=0.2, XLA_FLAGS=AS_USERS_DO)
     assert len(pictures(notebook)) >= PICTURES[name]
