@@ -33,7 +33,7 @@ IN_PLACE = {
     "configs/fashion_mnist.py": "--config.data.name=arrays:made/28x28x1",
     "configs/studies/fashion_mnist.py": "--config.overrides=data.name=arrays:made/28x28x1",
     "configs/studies/cifar10.py": "--config.overrides=data.name=arrays:made/32x32x3 "
-    "--config.base=cifar10:variant=S/8,steps=2000",
+    "--config.base=cifar10:variant=Ti/8,steps=2000",
     "configs/cifar10.py": "--config.data.name=arrays:made/32x32x3",
     "configs/imagenet256_xl.py": "--config.model.variant=XL/4",
 }
