@@ -16,7 +16,7 @@ def get_config(arg=""):
     c.arms = ("simclr", "simclr_0.2: arm=simclr objective.temperature=0.2", "ddm-contrast")
     c.equal = "flops"
     c.overrides = (
-        "train.batch_size=128 model.width=96 model.heads=3 model.depth=2 model.encoder_depth=3 data.augment=simclr "
+        "train.batch_size=128 model.width=96 model.heads=3 model.depth=2 model.encoder_depth=3 "
         "optimizer.warmup_steps=100 optimizer.ema_decay=0.99 train.checkpoint_every=1000 train.picture_every=0"
     )
     c.probe_overrides = "training_images=10000 noise_draws=1 times=(0.0,0.5) measures=False"

@@ -218,8 +218,9 @@ class Clock:
             self.note()
 
     def of(self, name: str) -> float:
-        begun = self._begun.get(name)
-        return self._seconds.get(name, 0.0) + (0.0 if begun is None else time.monotonic() - begun)
+        with self._lock:
+            begun = self._begun.get(name)
+            return self._seconds.get(name, 0.0) + (0.0 if begun is None else time.monotonic() - begun)
 
     def at_work(self) -> set[str]:
         with self._lock:
